@@ -1,0 +1,226 @@
+"""Every knob, as frozen pydantic models; a recipe is a TOML file of these. Unknown keys are errors.
+
+A stage names the stage it starts from, so a recipe is a graph: base -> fre_text -> mgt_geo, with
+base -> direct_geo as a control arm. Reading files, overrides and messages live in recipes.py.
+Sources of the published values: arXiv 2503.07536, Table A7, and section 3.2 for the reward.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Knobs(BaseModel):
+    """Base of all tables: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Model(Knobs):
+    """Which weights the run starts from."""
+
+    base: str = Field("micro", description='"micro" = the shipped micro LMM, else a Hugging Face folder or hub id')
+    min_pixels: Positive = Field(28 * 28, description="smallest canonical picture, pixels")
+    max_pixels: Positive = Field(14 * 8 * 28 * 28, description="largest canonical picture, pixels; larger ones are resized")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the trained weights and the forward pass")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is a device")
+    trust_remote_code: bool = Field(False, description="run code that a model folder ships; never on by default")
+    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
+
+
+class Engine(Knobs):
+    """The engine that samples replies."""
+
+    kind: Literal["embedded"] = Field("embedded", description="which RolloutEngine")
+    slots: Positive = Field(128, description="replies decoded at once; finished slots are refilled")
+    max_context: Positive = Field(1024, description="tokens of prompt and reply together")
+    prefill_tokens: Positive = Field(8192, description="prompt tokens of one prefill batch")
+
+
+class Data(Knobs):
+    """One source of problems; a stage may mix several."""
+
+    source: Literal["synthetic", "problems"] = Field("synthetic", description='"problems" reads a prepared problems.jsonl')
+    domain: Literal["text", "geometry", "perception"] | None = Field(
+        None, description="synthetic: which part; problems: keep only rows of this domain"
+    )
+    families: tuple[str, ...] = Field((), description="synthetic: families of the domain; empty = all")
+    path: str = Field("", description="problems: the JSONL file, relative to the recipe")
+    obtain: str = Field("", description="problems: how a user gets the file when it is absent")
+    weight: float = Field(1.0, gt=0, description="share of this source in the mixture, relative")
+
+    @model_validator(mode="after")
+    def _source_fields(self) -> Data:
+        if self.source == "synthetic" and self.domain is None:
+            raise ValueError('source = "synthetic" needs domain = "text", "geometry" or "perception"')
+        if self.source == "problems" and not self.path:
+            raise ValueError('source = "problems" needs path')
+        return self
+
+
+class RolloutConfig(Knobs):
+    """How a step's replies are sampled. Paper Table A7: 128 prompts (256 for the others) x 16 samples,
+    temperature 1, 8192 new tokens."""
+
+    prompts: Positive = Field(16, description="problems per step")
+    siblings: Positive = Field(8, description="replies per problem (group size)")
+    max_new_tokens: Positive = Field(64, description="per reply")
+    max_prompt_tokens: Positive = Field(512, description="longer prompts are dropped and counted, never truncated")
+    temperature: float = Field(1.0, gt=0, description="of sampling, and of every log-prob")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling; 1 = off, as published")
+    max_rounds: Positive = Field(1, description="sampling rounds to fill a step when groups are discarded")
+
+
+class Reward(Knobs):
+    """r = format * format_ok + accuracy * answer_right (paper section 3.2; 0.5 in the released code)."""
+
+    format: float = Field(0.5, ge=0, description="weight of the format part")
+    accuracy: float = Field(1.0, ge=0, description="weight of the accuracy part")
+    shuffle: bool = Field(False, description="control arm: deal the scores of a step to its replies at random")
+
+
+class AlgorithmConfig(Knobs):
+    """Chosen by name; None = the value of the named algorithm as published."""
+
+    name: Literal["grpo", "reinforce_pp_baseline"] = Field("grpo", description="key of algorithms.named.ALGORITHMS")
+    clip_low: float | None = Field(None, gt=0, lt=1, description="lower clip range of the ratio")
+    clip_high: float | None = Field(None, gt=0, description="upper clip range of the ratio")
+    kl_coef: float | None = Field(None, ge=0, description="KL to the stage's start model; 0 = no reference model")
+    kl_estimator: Literal["k1", "k2", "k3"] | None = Field(None, description="estimator of the KL term")
+    reduction: Literal["token", "sequence"] | None = Field(None, description="how per-token losses are averaged")
+
+
+class Update(Knobs):
+    """The optimiser. Published: AdamW betas (0.9, 0.95), weight decay 0, clip 1.0, warm-up 0.03, cosine to 10 %."""
+
+    lr: float = Field(1e-6, gt=0, description="peak learning rate")
+    minibatches: Positive = Field(1, description="optimiser steps per rollout step; whole groups are dealt to them")
+    micro_tokens: Positive = Field(8192, description="tokens (padding included) of one forward and backward pass")
+    shuffle: Literal["groups", "samples"] = Field("groups", description='"samples" is the released code: groups are split')
+    warmup: Fraction = Field(0.03, description="share of the stage's optimiser steps")
+    final_lr: Fraction = Field(0.1, description="share of the peak at the end of the cosine")
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.95), description="of AdamW")
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
+    max_grad_norm: float = Field(1.0, gt=0, description="global L2 norm")
+    freeze: tuple[str, ...] = Field((), description='parts not trained: "vision", "merger", "language"')
+
+
+class Evaluate(Knobs):
+    """Held-out sets, evaluated at base and after each stage."""
+
+    sets: tuple[str, ...] = Field(("text", "geometry", "perception"), description="names of evaluation.suites.SUITES")
+    items: Positive = Field(500, description="items of each set; the sets are fixed, this takes the first ones")
+    every: int = Field(0, ge=0, description="also every so many steps inside a stage; 0 = only at its end")
+    prompt: str = Field("think", description="prompt profile")
+    also_without_prompt: bool = Field(True, description="evaluate the base without the system prompt too (paper C.2)")
+    temperature: float = Field(1.0, gt=0, description="of sampling")
+    max_new_tokens: Positive = Field(64, description="per reply")
+
+
+class Save(Knobs):
+    """Checkpoints and kept rollouts."""
+
+    every: int = Field(10, ge=0, description="steps between checkpoints; 0 = only at the stage's end")
+    keep: Positive = Field(2, description="checkpoints kept; never fewer than one good one")
+    rollout_groups: int = Field(16, ge=0, description="groups of a step kept for the report")
+
+
+class Guards(Knobs):
+    """Numbers that stop a run."""
+
+    max_logprob_gap: float = Field(0.05, gt=0, description="sampler against trainer at step 0, largest per-token difference, nats")
+    max_skipped_share: Fraction = Field(0.05, description="share of a step's episodes that may fail before the run stops")
+
+
+class Stage(Knobs):
+    """One stage of rule-based RL: FRE and MGT are two of these."""
+
+    start: str = Field("base", alias="from", description='"base", or the stage whose final weights this one starts from')
+    steps: Positive = Field(..., description="rollout steps")
+    rollouts_of: tuple[str, ...] = Field(
+        (), description="control arms: the stages whose rollouts together must equal this stage's (checked)"
+    )
+    prompt: str = Field("think", description="prompt profile")
+    data: tuple[Data, ...] = Field(..., min_length=1, description="mixture of sources")
+    rollout: RolloutConfig = RolloutConfig()
+    reward: Reward = Reward()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    update: Update = Update()
+
+    @property
+    def episodes(self) -> int:
+        """Replies sampled over the whole stage."""
+        return self.steps * self.rollout.prompts * self.rollout.siblings
+
+    @model_validator(mode="after")
+    def _divides(self) -> Stage:
+        if self.update.minibatches > self.rollout.prompts:
+            raise ValueError(
+                f"update.minibatches = {self.update.minibatches} needs at least as many rollout.prompts "
+                f"(now {self.rollout.prompts}): whole groups are dealt"
+            )
+        if self.rollout.siblings < 2:
+            raise ValueError("rollout.siblings must be at least 2: a group of one has no baseline")
+        if self.reward.format == 0 and self.reward.accuracy == 0:
+            raise ValueError("reward.format and reward.accuracy are both 0: nothing to learn from")
+        return self
+
+
+class Recipe(Knobs):
+    """A whole run."""
+
+    name: str = Field(..., pattern=r"^[A-Za-z0-9_.-]+$", description="of the run, and of its folder under runs/")
+    description: str = Field("", description="one line for the report")
+    seed: int = Field(0, ge=0, description="every random number of the run derives from it")
+    prompts: dict[str, str] = Field({}, description="prompt profiles: name -> system prompt; adds to the built-in ones")
+    model: Model = Model()
+    engine: Engine = Engine()
+    evaluate: Evaluate = Evaluate()
+    save: Save = Save()
+    guards: Guards = Guards()
+    compare: tuple[tuple[str, str], ...] = Field((), description="paired differences to report, as [a, b] = a minus b")
+    stage: dict[str, Stage] = Field(..., min_length=1, description="stages by name")
+
+    def order(self) -> list[str]:
+        """Stage names so that each comes after the one it starts from."""
+        done: list[str] = []
+        waiting = list(self.stage)
+        while waiting:
+            ready = [s for s in waiting if self.stage[s].start == "base" or self.stage[s].start in done]
+            if not ready:
+                raise ValueError(f"stages {', '.join(waiting)} start from each other or from a stage that is missing")
+            done.append(ready[0])
+            waiting.remove(ready[0])
+        return done
+
+    @model_validator(mode="after")
+    def _graph(self) -> Recipe:
+        for name, stage in self.stage.items():
+            if name in ("base", "base_no_prompt"):
+                raise ValueError(f'a stage cannot be named "{name}": it is the name of an arm')
+            if stage.start != "base" and stage.start not in self.stage:
+                raise ValueError(f'stage.{name}.from = "{stage.start}" names no stage (there are: base, {", ".join(self.stage)})')
+            for other in stage.rollouts_of:
+                if other not in self.stage:
+                    raise ValueError(f'stage.{name}.rollouts_of names no stage "{other}"')
+            wanted = sum(self.stage[other].episodes for other in stage.rollouts_of)
+            if stage.rollouts_of and stage.episodes != wanted:
+                raise ValueError(
+                    f"stage.{name} samples {stage.episodes} replies, but {' + '.join(stage.rollouts_of)} sample {wanted}"
+                )
+            if stage.rollout.max_prompt_tokens + stage.rollout.max_new_tokens > self.engine.max_context:
+                raise ValueError(
+                    f"stage.{name}.rollout: max_prompt_tokens + max_new_tokens exceed engine.max_context = {self.engine.max_context}"
+                )
+        self.order()
+        arms = {"base", "base_no_prompt", *self.stage}
+        for a, b in self.compare:
+            for arm in (a, b):
+                if arm not in arms:
+                    raise ValueError(f'compare names "{arm}", which is no arm (there are: {", ".join(sorted(arms))})')
+        return self

@@ -1,0 +1,83 @@
+"""Every fault a user can meet, as one line: what is wrong, where (file, row, field), and the remedy.
+
+The exit codes are part of the command's interface: 2 usage or recipe, 3 data, 4 checkpoint or disk,
+5 numeric guard, 6 folder in use, 7 engine or worker lost; 130 and 143 after a saved SIGINT, SIGTERM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault, as shown on a line of the terminal and in the JSON of `lmm-r1 check`."""
+
+    message: str
+    file: str = ""
+    row: int | None = None  # 1-based line of a JSONL file
+    field: str = ""
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        place = self.file
+        if self.row is not None:
+            place += f":{self.row}"
+        if self.field:
+            place += f" [{self.field}]" if place else f"[{self.field}]"
+        line = f"{place}: {self.message}" if place else self.message
+        return f"{line} ({self.remedy})" if self.remedy else line
+
+
+class LmmR1Error(Exception):
+    """A fault the user can act on. `exit_code` becomes the exit code of the command."""
+
+    exit_code = 1
+
+    def __init__(self, *faults: Fault | str) -> None:
+        self.faults = tuple(f if isinstance(f, Fault) else Fault(f) for f in faults)
+        super().__init__("\n".join(str(f) for f in self.faults))
+
+
+class RecipeError(LmmR1Error):
+    """Usage or recipe."""
+
+    exit_code = 2
+
+
+class DataError(LmmR1Error):
+    """A row, a picture or a data file."""
+
+    exit_code = 3
+
+
+class CheckpointError(LmmR1Error):
+    """A checkpoint, a model folder or the disk."""
+
+    exit_code = 4
+
+
+class NumericError(LmmR1Error):
+    """A number that must not be used: not finite, or sampler and trainer disagree."""
+
+    exit_code = 5
+
+
+class FolderInUseError(LmmR1Error):
+    """Another process holds the run folder."""
+
+    exit_code = 6
+
+
+class EngineError(LmmR1Error):
+    """An engine or a worker is lost, or broke its contract."""
+
+    exit_code = 7
+
+
+class Interrupted(LmmR1Error):
+    """SIGINT or SIGTERM arrived and the run was saved; exit_code is 128 + the signal's number."""
+
+    def __init__(self, signal_number: int) -> None:
+        self.exit_code = 128 + signal_number
+        super().__init__(f"stopped by signal {signal_number}; the run is saved and resumes with the same command")

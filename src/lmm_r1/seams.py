@@ -1,0 +1,181 @@
+"""The narrow Protocols that the loop imports and the parts implement; see docs/architecture.md.
+
+A Protocol has at most five methods. What it must not know is part of its contract: an engine knows
+nothing of rewards, a verifier nothing of models, an algorithm nothing of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmm_r1.types import (
+    Anchors,
+    Credit,
+    Encoded,
+    Float32,
+    Group,
+    Image,
+    Int32,
+    Message,
+    Problem,
+    Reply,
+    Request,
+    Rollout,
+    Sample,
+    Score,
+    Verdict,
+)
+
+if TYPE_CHECKING:  # torch never loads in verifier, game or report processes
+    import torch
+
+
+class RolloutEngine(Protocol):
+    """Samples replies. Must not know rewards or algorithms.
+
+    In synchronous use the batch composition is a pure function of the requests and reply lengths.
+    """
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Queue requests; allowed while `finished` is being read."""
+
+    def finished(self) -> Iterator[Reply]:
+        """Yield replies as they end, until nothing is queued or running."""
+
+    def cancel(self, ids: Iterable[int]) -> None:
+        """Drop requests; no Reply comes for them."""
+
+    def load_weights(self, source: Iterable[tuple[str, torch.Tensor]], version: int) -> str:
+        """Take over weights by Hugging Face name; returns `rollout.weights.digest` of what was
+        received. Refused with EngineError while requests are running."""
+
+    def awake(self, parts: Sequence[str] = ("weights", "cache")) -> AbstractContextManager[None]:
+        """Hold the engine's memory; outside the block it may be given to the trainer."""
+
+
+class WeightLink(Protocol):
+    """Carries weights from one trainer to one engine, and proves that they arrived."""
+
+    def sync(self, version: int) -> str:
+        """Send, compare digests and a probe's log-probs, then move the version; returns the digest."""
+
+
+class Verifier(Protocol):
+    """Checks one reply against one problem. Must not know models, token ids or siblings."""
+
+    def __call__(self, problem: Problem, reply: str) -> Verdict: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What an environment says to a reply; `feedback` is empty when the episode is done."""
+
+    feedback: tuple[Message, ...]
+    reward: float
+    done: bool
+
+
+class Environment(Protocol):
+    """One episode, single-use, seeded from the problem's id. Must not know tokens or engines."""
+
+    def start(self) -> tuple[Message, ...]:
+        """The first messages."""
+
+    def step(self, reply: str) -> Step:
+        """Answer a reply."""
+
+    def close(self) -> None:
+        """Free what the episode holds."""
+
+
+class ModelAdapter(Protocol):
+    """Everything that is particular to one LMM family. Must not know data sets or rewards.
+
+    `canonical` resizing to the patch grid happens inside `encode`: the pictures of an Encoded are
+    exactly what trainer, engine and report use.
+    """
+
+    stop_ids: tuple[int, ...]
+    banned_ids: tuple[int, ...]  # media tokens: never sampled, masked in the trainer's logits
+    pad_id: int
+
+    def encode(self, messages: Sequence[Message]) -> Encoded:
+        """Chat template with the generation prompt, placeholders expanded."""
+
+    def encode_feedback(self, messages: Sequence[Message]) -> Encoded:
+        """Only the new tokens that follow a finished reply: never re-renders what was before."""
+
+    def decode(self, token_ids: Int32) -> str:
+        """Text of a reply, without the stop token."""
+
+    def vision_inputs(self, images: Sequence[Image]) -> dict[str, torch.Tensor]:
+        """Arguments of the vision tower: pixel_values float32[patches, C], image_grid_thw int64[n, 3]."""
+
+    def positions(self, token_ids: Int32, images: Sequence[Image]) -> NDArray[np.int64]:
+        """Rotary positions int64[3, T] (time, height, width) of a whole stream."""
+
+
+#: policy_loss(logprobs, old_logprobs, advantages) -> (per-token loss [N], {name: per-token value [N]})
+PolicyLoss = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor"], "tuple[torch.Tensor, dict[str, torch.Tensor]]"]
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A named composition of pure functions (algorithms/named.py). Must not know models or files.
+
+    loss of one optimiser step = sum over its trainable tokens of weight * (policy_loss + kl_coef * kl).
+    The weights are fixed over the whole optimiser step before anything is split, so micro-batches,
+    packing and ranks cannot change the gradient.
+    """
+
+    name: str
+    credit: Callable[[Sequence[Group], Sequence[Anchors]], list[Credit]]
+    policy_loss: PolicyLoss
+    token_weights: Callable[[Sequence[Sample]], list[Float32]]
+    kl_coef: float = 0.0  # of the KL term in the loss; 0 when KL is in the reward or absent
+    kl_estimator: str = "k3"
+    needs: frozenset[str] = frozenset({"old"})  # of {"old", "ref", "values"}
+    keep: Callable[[Group], bool] | None = None  # dynamic sampling: which groups are worth learning from
+    parameters: Mapping[str, object] = field(default_factory=dict)
+
+
+class Trainer(Protocol):
+    """Holds the trained weights and the optimiser. Must not know engines or rewards."""
+
+    def anchors(self, rollouts: Sequence[Rollout], needs: frozenset[str]) -> list[Anchors]:
+        """Log-probs of the frozen models, before any update of this step."""
+
+    def update(self, samples: Sequence[Sample], algorithm: Algorithm, lr: float) -> dict[str, float]:
+        """One optimiser step over all samples; returns its metrics. NumericError before a bad step."""
+
+    def weights(self) -> Iterable[tuple[str, torch.Tensor]]:
+        """Trained weights by Hugging Face name, without tied copies."""
+
+    def state(self) -> dict[str, Any]:
+        """{"model": {name: tensor}, "optimizer": {name: tensor}, "scalars": JSON-able}."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The exact inverse of `state`."""
+
+
+class Tracker(Protocol):
+    """Writes what happened. Must not know anything else."""
+
+    def log(self, step: int, metrics: Mapping[str, float | str]) -> None:
+        """Merge metrics into the record of `step`; the line is written by `commit`."""
+
+    def save_rollouts(self, step: int, groups: Sequence[Group], credits: Sequence[Credit]) -> None:
+        """Keep some groups of this step for the report."""
+
+    def commit(self, step: int) -> None:
+        """Write the line of `step`."""
+
+
+#: score(problem, replies, stop) -> Score
+Scorer = Callable[[Problem, Sequence[str], str], Score]
