@@ -1,0 +1,197 @@
+"""`lmm-r1 build-base`: makes the shipped micro base model by supervision, from nothing but a seed.
+
+Two phases on the lessons of data/habits.py: the skill to convergence, then the mixture of habits that
+hides it. No evaluation item is ever trained on (data/items.py). The script writes the model folder,
+`training.jsonl` with its curves, and `recipe.json` with everything that fixes the result.
+
+Axis legend: R rows of a batch, L row length, P patches of all pictures of a batch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
+
+from lmm_r1.config import Model
+from lmm_r1.data import habits
+from lmm_r1.data.images import ImageStore
+from lmm_r1.data.synthetic import to_problem
+from lmm_r1.models.load import load_tokenizer
+from lmm_r1.models.micro import micro_config, micro_tokenizer, save_micro
+from lmm_r1.models.qwen_vl import QwenVLAdapter
+from lmm_r1.recipes import PROMPTS
+from lmm_r1.types import Message, Text
+
+
+@dataclass(frozen=True, slots=True)
+class BaseRecipe:
+    """What fixes the base model, besides the code. hidden .. vision_layers as in `micro_config`."""
+
+    seed: int = 1
+    steps: int = 3200
+    habit_steps: int = 640
+    batch: int = 48
+    lr: float = 2e-3
+    warmup: int = 100
+    vocab_size: int = 640
+    hidden: int = 128
+    layers: int = 4
+    intermediate: int = 384
+    vision_hidden: int = 96
+    vision_layers: int = 3
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Arguments of `micro_config`."""
+        return {k: getattr(self, k) for k in ("hidden", "layers", "intermediate", "vision_hidden", "vision_layers")}
+
+
+def corpus(seed: int, count: int = 6000) -> Iterator[str]:
+    """Text that the tokenizer is trained on: questions and replies, never evaluation items."""
+    yield from (text for text in PROMPTS.values() if len(text) < 100)
+    for index in range(count):
+        lesson = habits.lesson(seed, 10_000_000 + index, skill_only=index % 2 == 0)
+        yield from ("system user assistant", lesson.question, lesson.reply)
+
+
+def _rows(adapter: QwenVLAdapter, tokenizer: PreTrainedTokenizerBase, lessons: list[habits.Lesson], put) -> dict[str, torch.Tensor]:  # type: ignore[no-untyped-def]
+    """Right-padded rows: input_ids, labels int64[R, L], positions int64[3, R, L], pictures concatenated."""
+    ids, targets, positions, images = [], [], [], []
+    for lesson in lessons:
+        problem = to_problem(lesson.item, "", "lesson", put)
+        content = tuple(Text(lesson.question) if isinstance(p, Text) else p for p in problem.messages[0].content)
+        system = (Message("system", (Text(PROMPTS["think"]),)),) if lesson.prompted else ()
+        prompt = adapter.encode((*system, Message("user", content)))
+        reply = tokenizer(lesson.reply + "<|im_end|>", add_special_tokens=False).input_ids
+        row = np.concatenate([prompt.token_ids, np.asarray(reply, np.int32)])
+        ids.append(row)
+        targets.append(np.concatenate([np.full(len(prompt.token_ids), -100), np.asarray(reply)]))
+        positions.append(adapter.positions(row, prompt.images))
+        images.extend(prompt.images)
+    width = max(map(len, ids))
+    batch = {
+        "input_ids": torch.full((len(ids), width), adapter.pad_id),
+        "labels": torch.full((len(ids), width), -100),
+        "position_ids": torch.zeros(3, len(ids), width, dtype=torch.int64),
+    }
+    for r, (row, target, position) in enumerate(zip(ids, targets, positions, strict=True)):
+        batch["input_ids"][r, : len(row)] = torch.from_numpy(row)
+        batch["labels"][r, : len(row)] = torch.from_numpy(target)
+        batch["position_ids"][:, r, : len(row)] = torch.from_numpy(position)
+    if images:
+        batch |= adapter.vision_inputs(images)
+    return batch
+
+
+def _buckets(lessons: list[habits.Lesson]) -> list[list[habits.Lesson]]:
+    """Text lessons and picture lessons, each cut in two by length so that padding stays small."""
+
+    def length(lesson: habits.Lesson) -> int:
+        picture = lesson.item.picture
+        cells = 0 if picture is None else picture.shape[0] * picture.shape[1] // 784
+        return cells + len(lesson.question) // 3 + len(lesson.reply) // 2
+
+    parts = ([x for x in lessons if x.item.picture is None], [x for x in lessons if x.item.picture is not None])
+    buckets = []
+    for part in parts:
+        ordered = sorted(part, key=length)
+        buckets += [ordered[: len(ordered) * 2 // 3], ordered[len(ordered) * 2 // 3 :]]
+    return [bucket for bucket in buckets if bucket]
+
+
+class Lessons(IterableDataset):  # type: ignore[type-arg]
+    """Batches of lessons, split into a text half and a picture half so that padding stays small."""
+
+    def __init__(self, recipe: BaseRecipe, folder: Path, first: int, last: int, split: str = "train") -> None:
+        self._recipe, self._folder, self._first, self._last, self._split = recipe, folder, first, last, split
+
+    def __iter__(self) -> Iterator[list[dict[str, torch.Tensor]]]:
+        torch.set_num_threads(1)
+        images = ImageStore()
+        tokenizer = load_tokenizer(self._folder)
+        adapter = QwenVLAdapter.from_folder(self._folder, images, Model())
+        skill_steps = self._recipe.steps - self._recipe.habit_steps
+        for step in range(self._first, self._last):
+            numbers = range(step * self._recipe.batch, (step + 1) * self._recipe.batch)
+            skill_only = step < skill_steps or self._split != "train"
+            lessons = [habits.lesson(self._recipe.seed, n, skill_only, self._split) for n in numbers]
+            yield [_rows(adapter, tokenizer, part, images.put) for part in _buckets(lessons)]
+            images.forget(set())
+
+
+def _forward(model: Qwen2_5_VLForConditionalGeneration, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(logits [N, V], targets [N]) at the positions that predict a reply token."""
+    vision = {k: batch[k] for k in ("pixel_values", "image_grid_thw") if k in batch}
+    hidden = model.model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False, **vision)[0]
+    target = batch["labels"][:, 1:]
+    keep = target != -100
+    return model.lm_head(hidden[:, :-1][keep]), target[keep]
+
+
+@torch.no_grad()
+def _exact(model: Qwen2_5_VLForConditionalGeneration, batches: list[list[dict[str, torch.Tensor]]]) -> dict[str, float]:
+    """Share of held-out worked replies that greedy decoding would reproduce token by token."""
+    right = {"text": [], "picture": []}  # type: dict[str, list[bool]]
+    for part in (part for batch in batches for part in batch):
+        logits, target = _forward(model, part)
+        hits = logits.argmax(-1) == target
+        lengths = (part["labels"][:, 1:] != -100).sum(1).tolist()
+        kind = "picture" if "pixel_values" in part else "text"
+        right[kind] += [bool(row.all()) for row in hits.split(lengths)]
+    return {kind: float(np.mean(rows)) for kind, rows in right.items() if rows}
+
+
+def build_base(out_dir: Path, recipe: BaseRecipe | None = None, log_every: int = 50) -> Path:
+    """Train the micro base model and write it to `out_dir`; one process, the set number of threads."""
+    recipe = recipe or BaseRecipe()
+    out_dir = Path(out_dir)
+    torch.manual_seed(recipe.seed)
+    tokenizer = micro_tokenizer(corpus(recipe.seed), recipe.vocab_size)
+    model = Qwen2_5_VLForConditionalGeneration(micro_config(tokenizer, **recipe.sizes))  # type: ignore[arg-type]
+    save_micro(model, tokenizer, out_dir)
+    (out_dir / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+    decay = [p for p in model.parameters() if p.dim() > 1]
+    rest = [p for p in model.parameters() if p.dim() <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}], lr=recipe.lr, betas=(0.9, 0.98)
+    )
+    loader = DataLoader(Lessons(recipe, out_dir, 0, recipe.steps), batch_size=None, num_workers=1, prefetch_factor=4)
+    held_out = list(Lessons(recipe, out_dir, 50_000_000, 50_000_004, "evaluation"))
+    started, log = time.monotonic(), (out_dir / "training.jsonl").open("w")
+    model.train()
+    with log:
+        for step, batch in enumerate(loader):
+            progress = max(0.0, (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup))
+            warm = min(1.0, (step + 1) / recipe.warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+            total = sum(int((part["labels"][:, 1:] != -100).sum()) for part in batch)
+            loss_sum = 0.0
+            for part in batch:
+                logits, target = _forward(model, part)
+                loss = torch.nn.functional.cross_entropy(logits.float(), target, reduction="sum") / total
+                loss.backward()
+                loss_sum += float(loss.detach())
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if (step + 1) % log_every == 0 or step + 1 == recipe.steps:
+                record = {"step": step + 1, "loss": round(loss_sum, 4), "seconds": round(time.monotonic() - started, 1)}
+                if (step + 1) % (5 * log_every) == 0:
+                    record |= {f"exact/{k}": round(v, 4) for k, v in _exact(model, held_out).items()}
+                    save_micro(model, tokenizer, out_dir)
+                log.write(json.dumps(record) + "\n")
+                log.flush()
+                print(json.dumps(record), flush=True)
+    model.eval()
+    save_micro(model, tokenizer, out_dir)
+    return out_dir

@@ -1,0 +1,167 @@
+"""Perception-reasoning pictures of the micro task, four families as in PerceReason's four domains:
+visual question answering, documents, charts and science diagrams. And the two tasks that only the
+base model is taught: reading the labels of a picture, and naming the object in a cell of a grid.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lmm_r1.data.drawing import COLOURS, INKS, SHAPES, Canvas
+from lmm_r1.data.items import Item, Maker, add, mul, number, pick, sub
+
+_ITEMS = ("TEA", "PIE", "JAM", "HAM", "EGG", "FIG", "OIL", "NUT")
+_BRIGHT = ("red", "green", "blue", "yellow", "orange", "purple")
+_PLURALS = {"disc": "discs", "square": "squares", "triangle": "triangles", "diamond": "diamonds", "cross": "crosses"}
+
+
+def scene(rng: np.random.Generator) -> Item:
+    """Visual QA: count two kinds of objects in a scene and combine the counts, with a price tag each."""
+    kinds = [(str(c), str(s)) for c, s in zip(rng.permutation(_BRIGHT)[:2], rng.permutation(list(_PLURALS))[:2], strict=True)]
+    counts = [number(rng, 1, 4), number(rng, 1, 4)]
+    prices = [number(rng, 2, 9), number(rng, 2, 9)]
+    canvas = Canvas(7, 4, (252, 252, 246))
+    cells = rng.permutation(5 * 4)
+    labels = [(k % 5, k // 5) for k in cells.tolist()]
+    for (colour, shape), count in zip(kinds, counts, strict=True):
+        for _ in range(count):
+            col, row = labels.pop()
+            canvas.shape(col, row, shape, colour)
+    for k, ((colour, shape), price) in enumerate(zip(kinds, prices, strict=True)):
+        canvas.shape(5, 2 * k, shape, colour)
+        canvas.text(6, 2 * k, str(price))
+    canvas.line((5, 0), (5, 4), width=1)
+    names = [f"{colour} {_PLURALS[shape]}" for colour, shape in kinds]
+    key = f"scene:{counts}:{prices}:{sorted(names)}"
+    shown = (str(prices[0]), str(prices[1]))
+    if number(rng, 0, 1):
+        which = number(rng, 0, 1)
+        n, p = counts[which], prices[which]
+        question = f"The tags show prices. What do all {names[which]} on the left cost?"
+        return Item("scene", question, str(n * p), (f"{n} {names[which]}", mul(n, p)), f"{n} at {p}", key, canvas.pixels(), shown)
+    a, b = counts
+    question = f"How many {names[0]} and {names[1]} are on the left?"
+    steps = (f"{a} {names[0]}", f"{b} {names[1]}", add(a, b))
+    return Item("scene", question, str(a + b), steps, sub(a + b, b), key, canvas.pixels(), shown)
+
+
+def receipt(rng: np.random.Generator) -> Item:
+    """Document: a receipt with three lines; two of its prices are combined."""
+    ink = INKS[number(rng, 0, len(INKS) - 1)]
+    names = [str(n) for n in rng.permutation(_ITEMS)[:3]]
+    prices = [number(rng, 2, 49) for _ in names]
+    canvas = Canvas(7, 4, (255, 253, 240))
+    canvas.box(0, 0, 7, 4, (150, 150, 150))
+    for row, (name, price) in enumerate(zip(names, prices, strict=True)):
+        canvas.text(0, row, name, ink)
+        canvas.text(5 if price > 9 else 6, row, str(price), ink)
+    canvas.line((0.3, 3.1), (6.7, 3.1), ink=ink, width=1)
+    labels = tuple(text for pair in zip(names, map(str, prices), strict=True) for text in pair)
+    i, j = (int(k) for k in rng.permutation(3)[:2])
+    a, b = prices[i], prices[j]
+    if number(rng, 0, 1) and a != b:
+        i, j = (i, j) if a > b else (j, i)
+        a, b = prices[i], prices[j]
+        question = f"How much more does {names[i]} cost than {names[j]}?"
+        return Item("receipt", question, str(a - b), (sub(a, b),), add(a - b, b), f"receipt:more:{a}:{b}", canvas.pixels(), labels)
+    question = f"What do {names[i]} and {names[j]} cost together?"
+    key = f"receipt:sum:{min(a, b)}:{max(a, b)}"
+    return Item("receipt", question, str(a + b), (add(a, b),), sub(a + b, b), key, canvas.pixels(), labels)
+
+
+def bar_chart(rng: np.random.Generator) -> Item:
+    """Chart: three labelled bars; a total or a difference of two of them."""
+    names = "ABC" if number(rng, 0, 1) else "KLM"
+    values = [number(rng, 3, 60) for _ in names]
+    canvas = Canvas(9, 6)
+    canvas.line((0.1, 0.2), (0.1, 5), (8.9, 5), width=2)
+    top = max(values)
+    for k, (name, value) in enumerate(zip(names, values, strict=True)):
+        colour = _BRIGHT[number(rng, 0, 5)]
+        height = max(1, round(4 * value / top))
+        col = 1 + 3 * k
+        canvas.box(col, 5 - height, col + 1.6, 5, (40, 40, 40), COLOURS[colour])
+        canvas.text(col, 4 - height, str(value))
+        canvas.text(col, 5, name)
+    shown = (*map(str, values), *names)
+    i, j = (int(k) for k in rng.permutation(3)[:2])
+    a, b = values[i], values[j]
+    if number(rng, 0, 1) and a != b:
+        i, j = (i, j) if a > b else (j, i)
+        a, b = values[i], values[j]
+        question = f"How much higher is bar {names[i]} than bar {names[j]}?"
+        return Item("bar_chart", question, str(a - b), (sub(a, b),), add(a - b, b), f"bar:more:{a}:{b}", canvas.pixels(), shown)
+    question = f"What do bars {names[i]} and {names[j]} show together?"
+    return Item(
+        "bar_chart", question, str(a + b), (add(a, b),), sub(a + b, b), f"bar:sum:{min(a, b)}:{max(a, b)}", canvas.pixels(), shown
+    )
+
+
+def science(rng: np.random.Generator) -> Item:
+    """Science diagram: a balance with an unknown weight, or resistors in series."""
+    if number(rng, 0, 1):
+        a, b = number(rng, 5, 40), number(rng, 5, 40)
+        c = number(rng, 2, a + b - 2)
+        canvas = Canvas(11, 4)
+        canvas.text(0, 0, str(a))
+        canvas.text(3, 0, str(b))
+        canvas.text(6, 0, str(c))
+        canvas.text(9, 0, "x")
+        canvas.line((0.1, 1.1), (4.9, 1.1), width=4)
+        canvas.line((6.1, 1.1), (10.9, 1.1), width=4)
+        canvas.line((2.5, 1.1), (2.5, 2), (8.5, 2), (8.5, 1.1))
+        canvas.polygon((5.5, 2), (4.6, 3.8), (6.4, 3.8), ink=(40, 40, 40), fill=(225, 225, 225))
+        value = a + b - c
+        steps = (add(a, b), sub(a + b, c))
+        question = pick(rng, ("The balance is level. How heavy is x?", "Find the weight x of the level balance."))
+        labels = (str(a), str(b), str(c), "x")
+        return Item("science", question, str(value), steps, add(value, c), f"balance:{a}:{b}:{c}", canvas.pixels(), labels)
+    a, b, c = number(rng, 2, 40), number(rng, 2, 40), number(rng, 2, 20)
+    canvas = Canvas(10, 4)
+    canvas.line((0.2, 1.5), (9.8, 1.5), (9.8, 3.5), (5.4, 3.5))
+    canvas.line((4.6, 3.5), (0.2, 3.5), (0.2, 1.5))
+    canvas.line((4.6, 3.1), (4.6, 3.9))
+    canvas.line((5.4, 3.3), (5.4, 3.7), width=4)
+    for k, value in enumerate((a, b, c)):
+        canvas.box(1 + 3 * k, 1.25, 3 + 3 * k, 1.75, fill=(255, 255, 255))
+        canvas.text(1 + 3 * k, 0, str(value))
+    total = a + b + c
+    steps = (add(a, b), add(a + b, c))
+    question = "The resistors are in series. What is the total resistance?"
+    labels = (str(a), str(b), str(c))
+    return Item("science", question, str(total), steps, sub(total, c), f"series:{a}:{b}:{c}", canvas.pixels(), labels)
+
+
+def grid(rng: np.random.Generator) -> Item:
+    """Base model only: name the object in a cell of a grid of coloured objects (up to 14 x 8 cells)."""
+    large = number(rng, 0, 3) == 0
+    cols, rows = (number(rng, 6, 14), number(rng, 5, 8)) if large else (number(rng, 3, 7), number(rng, 2, 6))
+    canvas = Canvas(cols, rows, (246, 246, 246))
+    colours = list(COLOURS)
+    names: list[list[str]] = []
+    for row in range(rows):
+        names.append([])
+        for col in range(cols):
+            if number(rng, 0, 3) == 0:
+                names[-1].append("nothing")
+                continue
+            colour, shape = pick(rng, colours), pick(rng, list(SHAPES))
+            canvas.shape(col, row, shape, colour)
+            names[-1].append(f"{colour} {shape}")
+    for x in range(1, cols):
+        canvas.line((x, 0), (x, rows), ink=(205, 205, 205), width=1)
+    for y in range(1, rows):
+        canvas.line((0, y), (cols, y), ink=(205, 205, 205), width=1)
+    row, col = number(rng, 0, rows - 1), number(rng, 0, cols - 1)
+    name = names[row][col]
+    question = f"What is in row {row + 1}, column {col + 1}?"
+    key = f"grid:{cols}:{rows}:{row}:{col}:{name}:{number(rng, 0, 999)}"
+    return Item("grid", question, name, tuple(names[row][: col + 1]), name, key, canvas.pixels(), (), verifier="text")
+
+
+PERCEPTION_FAMILIES: dict[str, Maker] = {
+    "scene": scene,
+    "receipt": receipt,
+    "bar_chart": bar_chart,
+    "science": science,
+}

@@ -1,0 +1,133 @@
+"""Text reasoning problems of the micro task: five families, two to four steps each, exact answers.
+
+Numbers stay below 200 and every step is a sum, a difference, or a product from the times table, so
+that a model of two million parameters can know the skill; harder levels may follow.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lmm_r1.data.items import Item, Maker, add, div, mul, number, pick, sub
+
+
+def arithmetic(rng: np.random.Generator) -> Item:
+    """Two operations on three numbers."""
+    kind = number(rng, 0, 3)
+    if kind == 0:
+        a, b, c = number(rng, 2, 49), number(rng, 2, 49), number(rng, 2, 49)
+        text, steps, value = f"{a} + {b} + {c}", (add(a, b), add(a + b, c)), a + b + c
+        check = sub(value, c)
+    elif kind == 1:
+        a, b = number(rng, 10, 60), number(rng, 10, 39)
+        c = number(rng, 2, a + b - 2)
+        text, steps, value = f"{a} + {b} - {c}", (add(a, b), sub(a + b, c)), a + b - c
+        check = add(value, c)
+    elif kind == 2:
+        a, b, c = number(rng, 2, 9), number(rng, 2, 9), number(rng, 2, 39)
+        text, steps, value = f"{a} * {b} + {c}", (mul(a, b), add(a * b, c)), a * b + c
+        check = sub(value, c)
+    else:
+        a, b = number(rng, 2, 9), number(rng, 3, 9)
+        c = number(rng, 1, a * b - 1)
+        text, steps, value = f"{a} * {b} - {c}", (mul(a, b), sub(a * b, c)), a * b - c
+        check = add(value, c)
+    question = pick(rng, ("Compute {}.", "What is {}?", "Find the value of {}.")).format(text)
+    return Item("arithmetic", question, str(value), steps, check, f"arithmetic:{text}")
+
+
+def equation(rng: np.random.Generator) -> Item:
+    """A linear equation in x with a whole solution."""
+    a, x = number(rng, 2, 9), number(rng, 2, 9)
+    if number(rng, 0, 1):
+        b = number(rng, 1, 40)
+        c = a * x + b
+        text, steps = f"{a}x + {b} = {c}", (sub(c, b), div(a * x, a))
+    else:
+        b = number(rng, 1, min(40, a * x - 1))
+        c = a * x - b
+        text, steps = f"{a}x - {b} = {c}", (add(c, b), div(a * x, a))
+    question = pick(rng, ("Solve for x: {}.", "Find x if {}.", "{}. What is x?")).format(text)
+    return Item("equation", question, str(x), steps, mul(a, x), f"equation:{text}")
+
+
+def comparison(rng: np.random.Generator) -> Item:
+    """Which of four sums or differences is the largest or smallest: an option letter."""
+    values: list[int] = []
+    texts: list[str] = []
+    steps: list[str] = []
+    while len(values) < 4:
+        a, b = number(rng, 5, 49), number(rng, 2, 29)
+        plus = bool(number(rng, 0, 1)) or b >= a
+        value = a + b if plus else a - b
+        if value not in values:
+            values.append(value)
+            texts.append(f"{a}+{b}" if plus else f"{a}-{b}")
+            steps.append(add(a, b) if plus else sub(a, b))
+    largest = bool(number(rng, 0, 1))
+    best = max(values) if largest else min(values)
+    letter = "ABCD"[values.index(best)]
+    options = " ".join(f"{name}) {text}" for name, text in zip("ABCD", texts, strict=True))
+    word = "largest" if largest else "smallest"
+    question = pick(rng, ("Which is {}? {}", "Which option has the {} value? {}")).format(word, options)
+    told = (*(f"{name} {step}" for name, step in zip("ABCD", steps, strict=True)), f"{word} {best} is {letter}")
+    key = f"comparison:{word}:{sorted(texts)}"
+    return Item("comparison", question, letter, told, f"{best} is {letter}", key, verifier="choice", choices=tuple(texts))
+
+
+def sequence(rng: np.random.Generator) -> Item:
+    """The next, or the next but one, term of an arithmetic sequence."""
+    start, step = number(rng, 1, 60), number(rng, 2, 12)
+    down = bool(number(rng, 0, 1)) and start > 5 * step
+    sign = -1 if down else 1
+    terms = [start + sign * step * k for k in range(6)]
+    shown = ", ".join(map(str, terms[:4]))
+    move = sub if down else add
+    first = sub(terms[0], terms[1]) if down else sub(terms[1], terms[0])
+    if number(rng, 0, 1):
+        question = f"What comes next: {shown}?"
+        steps, value = (first, move(terms[3], step)), terms[4]
+    else:
+        question = f"What is the sixth term: {shown}?"
+        steps, value = (first, move(terms[3], step), move(terms[4], step)), terms[5]
+    check = (add if down else sub)(value, step)
+    return Item("sequence", question, str(value), steps, check, f"sequence:{start}:{sign * step}")
+
+
+_NAMES = ("Ann", "Ben", "Eva", "Tom", "Mia", "Leo")
+_THINGS = ("apples", "books", "coins", "pens", "cards")
+
+
+def word_problem(rng: np.random.Generator) -> Item:
+    """A short story with two operations."""
+    name, thing = pick(rng, _NAMES), pick(rng, _THINGS)
+    kind = number(rng, 0, 3)
+    if kind == 0:
+        a, b = number(rng, 5, 49), number(rng, 5, 39)
+        c = number(rng, 2, a + b - 2)
+        question = f"{name} has {a} {thing}, gets {b} more and gives away {c}. How many {thing} are left?"
+        steps, value, check = (add(a, b), sub(a + b, c)), a + b - c, add(a + b - c, c)
+    elif kind == 1:
+        a, b, c = number(rng, 2, 9), number(rng, 2, 9), number(rng, 2, 30)
+        question = f"{name} fills {a} bags with {b} {thing} each and has {c} more. How many {thing} in all?"
+        steps, value, check = (mul(a, b), add(a * b, c)), a * b + c, sub(a * b + c, c)
+    elif kind == 2:
+        a, b = number(rng, 2, 9), number(rng, 2, 9)
+        c = number(rng, a * b + 1, a * b + 40)
+        question = f"{name} has {c} coins and buys {a} pens for {b} coins each. How many coins are left?"
+        steps, value, check = (mul(a, b), sub(c, a * b)), c - a * b, add(c - a * b, a * b)
+    else:
+        a, b = number(rng, 5, 40), number(rng, 2, 20)
+        question = f"{name} is {a} years old and a friend is {b} years older. How old are they together?"
+        steps, value, check = (add(a, b), add(a, a + b)), 2 * a + b, sub(2 * a + b, a)
+        c = 0
+    return Item("word_problem", question, str(value), steps, check, f"word_problem:{kind}:{a}:{b}:{c}")
+
+
+TEXT_FAMILIES: dict[str, Maker] = {
+    "arithmetic": arithmetic,
+    "equation": equation,
+    "comparison": comparison,
+    "sequence": sequence,
+    "word_problem": word_problem,
+}
