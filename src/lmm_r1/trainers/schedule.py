@@ -1,0 +1,68 @@
+"""Learning rate over a stage, and how a step's groups are dealt to its optimiser steps.
+
+Source of the values: LMM-R1's scripts (linear warm-up over 3 %, cosine to 10 % of the peak).
+Leaves out: token-dependent rates, and dealing to ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from lmm_r1.config import Update
+from lmm_r1.types import Sample
+
+
+def lr_at(update_index: int, total: int, update: Update) -> float:
+    """Learning rate of optimiser step `update_index` (0-based) of `total`.
+
+    The k-th of w warm-up steps has k/w of the peak, so no step has rate 0; then a cosine that ends at
+    final_lr * peak on the last step. Beyond the last step the rate stays there.
+    """
+    warmup = math.ceil(update.warmup * total)
+    if update_index < warmup:
+        return update.lr * (update_index + 1) / warmup
+    span = max(total - warmup - 1, 1)
+    progress = min((update_index - warmup) / span, 1.0)
+    share = update.final_lr + (1.0 - update.final_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))
+    return update.lr * share
+
+
+def minibatches(samples: Sequence[Sample], update: Update, seed: int | Sequence[int]) -> list[list[Sample]]:
+    """Deal the samples of a rollout step to `update.minibatches` optimiser steps; never an empty one.
+
+    "groups": whole groups at random, each minibatch with as many groups as the others (give or take one) and
+    balanced by tokens, so that a prompt is computed once. "samples": all samples at random in equal parts.
+    A pure function of the samples' order and the seed; with one minibatch the order stays as it is.
+    """
+    if update.minibatches == 1:
+        return [list(samples)]
+    rng = np.random.default_rng(seed)
+    if update.shuffle == "samples":
+        order = rng.permutation(len(samples))
+        parts = [[int(i) for i in part] for part in np.array_split(order, update.minibatches)]
+    else:
+        parts = _deal_groups(samples, update.minibatches, rng)
+    return [[samples[i] for i in part] for part in parts if len(part)]
+
+
+def _deal_groups(samples: Sequence[Sample], count: int, rng: np.random.Generator) -> list[list[int]]:
+    groups: dict[str, list[int]] = {}
+    for i, sample in enumerate(samples):
+        groups.setdefault(sample.rollout.problem.id, []).append(i)
+    members = list(groups.values())
+    tokens = [sum(len(samples[i].rollout.token_ids) for i in group) for group in members]
+    order = rng.permutation(len(members))
+    order = order[np.argsort([-tokens[g] for g in order], kind="stable")]  # longest first, ties at random
+    room = [len(part) for part in np.array_split(order, count)]
+    load = [0] * count
+    parts: list[list[int]] = [[] for _ in range(count)]
+    for g in order:
+        lightest = min((b for b in range(count) if room[b] > 0), key=lambda b: load[b])
+        parts[lightest] += members[g]
+        room[lightest] -= 1
+        load[lightest] += tokens[g]
+    # The longest groups were dealt first: a random order of minibatches does not favour them.
+    return [sorted(parts[b]) for b in rng.permutation(count)]
