@@ -151,6 +151,7 @@ def _batch(
     features: list[Indices] = []
     for r, row in enumerate(rows):
         start, prompt = row.prompt, row.prompt
+        placed = [tower.place(rollouts[i]) for i in row.members]  # first: positions presume that pictures match
         family = _Positions(adapter, [rollouts[i] for i in row.members], media.image_token_id, prompt)
         for k, i in enumerate(row.members):
             rollout = rollouts[i]
@@ -167,12 +168,11 @@ def _batch(
             targets.append(tokens[trained])
             members.append(i)
             where.append(trained)
-            if rollout.images or (tokens == media.image_token_id).any():
-                at, feature = tower.place(rollout)
-                use = slice(None) if k == 0 else at >= prompt
-                at, feature = at[use], feature[use]
-                slots.append(r * length + np.where(at < prompt, at, at + shift))
-                features.append(feature)
+            at, feature = placed[k]
+            use = slice(None) if k == 0 else at >= prompt
+            at, feature = at[use], feature[use]
+            slots.append(r * length + np.where(at < prompt, at, at + shift))
+            features.append(feature)
             start = end
     return Batch(
         input_ids=torch.from_numpy(ids).to(device),
@@ -181,8 +181,8 @@ def _batch(
         parents=torch.from_numpy(np.concatenate(parents)).to(device),
         targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)).to(device),
         vision=tower.inputs(device),
-        placeholders=torch.from_numpy(np.concatenate([*slots, np.zeros(0, np.int64)])).to(device),
-        features=torch.from_numpy(np.concatenate([*features, np.zeros(0, np.int64)])).to(device),
+        placeholders=torch.from_numpy(np.concatenate(slots)).to(device),
+        features=torch.from_numpy(np.concatenate(features)).to(device),
         members=tuple(members),
         where=tuple(where),
     )

@@ -49,6 +49,7 @@ class LocalTrainer:
         self.updates = 0  # optimiser steps done
         self._adapter, self._update, self._total, self._temperature = adapter, update, total_updates, temperature
         self._device = torch.device(device)
+        self._checkpointing = any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
         config = model.config
         self._media = Media(config.image_token_id, config.vision_config.spatial_merge_size**2)
         self._reference: Qwen2_5_VLForConditionalGeneration | None = None
@@ -100,7 +101,7 @@ class LocalTrainer:
         """
         lr = lr_at(self.updates, self._total, self._update) if lr is None else lr
         weights = algorithm.token_weights(samples)
-        self.model.train(bool(self.model.is_gradient_checkpointing))  # Qwen's dropout is 0: train mode only checkpoints
+        self.model.train(self._checkpointing)  # Qwen's dropout is 0: train mode does nothing but checkpoint
         self.model.zero_grad(set_to_none=True)
         tally = _Tally()
         try:

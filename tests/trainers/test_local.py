@@ -1,0 +1,252 @@
+"""The trainer: the documented loss, invariance to splitting, guards, freezing and exact state."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from plain_model import PlainAdapter, flat_gradient, make_rollout, plain_logprobs, random_model
+
+from lmm_r1.algorithms.named import make_algorithm
+from lmm_r1.config import AlgorithmConfig, Update
+from lmm_r1.errors import CheckpointError, NumericError
+from lmm_r1.seams import Algorithm
+from lmm_r1.trainers.local import LocalTrainer, part_of
+from lmm_r1.types import Credit, Rollout, Sample
+
+
+def trainer(seed: int = 2, **update: object) -> LocalTrainer:
+    model = random_model(seed)
+    return LocalTrainer(model, random_model(seed + 1), PlainAdapter(model), Update(lr=1e-3, **update), 10)
+
+
+def samples_of(owner: LocalTrainer, rollouts: list[Rollout], algorithm: Algorithm) -> list[Sample]:
+    rng = np.random.default_rng(0)
+    anchors = owner.anchors(rollouts, algorithm.needs)
+    credits = [Credit((r.trainable * rng.normal()).astype(np.float32)) for r in rollouts]
+    return [Sample(*parts) for parts in zip(rollouts, anchors, credits, strict=True)]
+
+
+def weights_of(owner: LocalTrainer) -> torch.Tensor:
+    return torch.cat([w.flatten() for _, w in owner.weights()])
+
+
+def test_loss_and_gradient_are_the_documented_sum(rollouts: list[Rollout], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a wrong weight, KL, clip or sign: everything is recomputed by hand from plain forwards."""
+    owner = trainer(micro_tokens=100)
+    algorithm = make_algorithm(AlgorithmConfig(kl_coef=0.1, clip_low=0.2, clip_high=0.3))
+    samples = samples_of(owner, rollouts, algorithm)
+    rng = np.random.default_rng(1)  # an old policy off by some: ratios on both sides of the clip range
+    samples = [
+        replace(s, anchors=replace(s.anchors, old_logprobs=s.anchors.old_logprobs + rng.normal(0, 0.3, len(s.rollout.token_ids)).astype(np.float32)))
+        for s in samples
+    ]
+    model, adapter = owner.model, PlainAdapter(owner.model)
+    model.zero_grad()
+    total = torch.zeros(())
+    for s in samples:
+        keep = torch.from_numpy(s.rollout.trainable.copy())
+        lp = plain_logprobs(model, adapter, s.rollout)
+        ratio = torch.exp(lp - torch.from_numpy(s.anchors.old_logprobs)[keep])
+        a = torch.from_numpy(s.credit.advantages)[keep]
+        surrogate = torch.minimum(ratio * a, ratio.clamp(0.8, 1.3) * a)
+        d = torch.from_numpy(s.anchors.ref_logprobs)[keep] - lp
+        total = total + (-surrogate + 0.1 * (d.exp() - d - 1)).mean() / len(samples)
+    total.backward()
+    wanted = flat_gradient(model)
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(owner, "_apply", lambda lr: seen.append(flat_gradient(model)) or 0.0)
+    metrics = owner.update(samples, algorithm, 0.0)
+    assert metrics["loss"] == pytest.approx(float(total.detach()), rel=1e-5)
+    assert (seen[0] - wanted).norm() / wanted.norm() < 2e-5
+    assert 0 < metrics["clip_share"] < 1 and metrics["ratio_max"] > 1.3
+
+
+@pytest.mark.parametrize("name", ["grpo", "reinforce_pp_baseline"])
+def test_micro_batches_do_not_change_the_step(rollouts: list[Rollout], name: str) -> None:
+    """Catches a mean taken per micro-batch: the classic bug of gradient accumulation."""
+    norms = []
+    for micro_tokens in (40, 8192):
+        owner = trainer(micro_tokens=micro_tokens)
+        algorithm = make_algorithm(AlgorithmConfig(name=name))
+        norms.append(owner.update(samples_of(owner, rollouts, algorithm), algorithm, 1e-4)["grad_norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+def test_one_minibatch_skips_the_old_pass(rollouts: list[Rollout]) -> None:
+    """Catches a ratio that is not exactly 1, and a gradient that is not that of the recomputed old policy."""
+    algorithm = make_algorithm(AlgorithmConfig(), minibatches=1)
+    results = []
+    for used in (algorithm, make_algorithm(AlgorithmConfig())):
+        owner = trainer()
+        results.append(owner.update(samples_of(owner, rollouts, used), used, 1e-4))
+    assert results[0]["ratio_max"] == 1.0 and results[0]["clip_share"] == 0.0
+    assert results[0]["grad_norm"] == pytest.approx(results[1]["grad_norm"], rel=1e-5)
+    for name in ("logprob_gap/mean", "logprob_gap/max", "kl_ref", "entropy"):
+        assert results[0][name] == pytest.approx(results[1][name], rel=1e-4)
+
+
+def test_gap_is_that_of_sampler_and_trainer(rollouts: list[Rollout]) -> None:
+    """Catches a guard that cannot see a sampler with other weights, or alarms over later minibatches."""
+    owner = trainer()
+    algorithm = make_algorithm(AlgorithmConfig(kl_coef=0.0))
+    true = owner.anchors(rollouts, frozenset({"old"}))
+    shifted = [replace(r, logprobs=a.old_logprobs + 0.5 * r.trainable) for r, a in zip(rollouts, true, strict=True)]
+    samples = samples_of(owner, [replace(r, logprobs=r.logprobs.astype(np.float32)) for r in shifted], algorithm)
+    for _ in range(2):
+        metrics = owner.update(samples, algorithm, 1e-3)
+        assert metrics["logprob_gap/max"] == pytest.approx(0.5, abs=1e-4)
+        assert metrics["logprob_gap/mean"] == pytest.approx(0.5, abs=1e-4)
+
+
+def test_advantage_moves_probability(rollouts: list[Rollout]) -> None:
+    """Catches a sign error end to end: rewarded replies become likelier, punished ones less likely."""
+    owner = trainer()
+    algorithm = make_algorithm(AlgorithmConfig(kl_coef=0.0), minibatches=1)
+    anchors = owner.anchors(rollouts, frozenset({"old"}))
+    signs = [1.0 if i % 2 else -1.0 for i in range(len(rollouts))]
+    samples = [
+        Sample(r, a, Credit((r.trainable * s).astype(np.float32)))
+        for r, a, s in zip(rollouts, anchors, signs, strict=True)
+    ]
+    for _ in range(3):
+        owner.update(samples, algorithm, 1e-3)
+    after = owner.anchors(rollouts, frozenset({"old"}))
+    moved = [float((b.old_logprobs - a.old_logprobs).sum()) for a, b in zip(anchors, after, strict=True)]
+    assert all(m * s > 0 for m, s in zip(moved, signs, strict=True))
+
+
+def test_equal_rewards_move_nothing(rollouts: list[Rollout]) -> None:
+    """Catches a drift from groups that hold no information (no KL, all advantages 0)."""
+    owner = trainer()
+    before = weights_of(owner).clone()
+    algorithm = make_algorithm(AlgorithmConfig(kl_coef=0.0), minibatches=1)
+    zero = [Sample(s.rollout, s.anchors, Credit(np.zeros_like(s.credit.advantages))) for s in samples_of(owner, rollouts, algorithm)]
+    assert owner.update(zero, algorithm, 1e-3)["grad_norm"] == 0.0
+    assert torch.equal(weights_of(owner), before)
+
+
+@pytest.mark.parametrize("part", ["vision", "merger", "language"])
+def test_frozen_parts_stay(rollouts: list[Rollout], part: str) -> None:
+    """Catches a freeze that freezes too little or too much."""
+    owner = trainer(freeze=(part,))
+    before = {n: w.clone() for n, w in owner.weights()}
+    algorithm = make_algorithm(AlgorithmConfig(kl_coef=0.0), minibatches=1)
+    owner.update(samples_of(owner, rollouts, algorithm), algorithm, 1e-3)
+    moved = {part_of(n) for n, w in owner.weights() if not torch.equal(w, before[n])}
+    assert moved == {"vision", "merger", "language"} - {part}
+
+
+@pytest.mark.parametrize("poison", ["advantage", "weight"])
+def test_a_number_that_is_not_finite_never_reaches_the_weights(rollouts: list[Rollout], poison: str) -> None:
+    """Catches NaN weights saved as a checkpoint; the message names the step."""
+    owner = trainer()
+    algorithm = make_algorithm(AlgorithmConfig(kl_coef=0.0), minibatches=1)
+    samples = samples_of(owner, rollouts, algorithm)
+    if poison == "advantage":
+        bad = samples[0].credit.advantages.copy()
+        bad[np.flatnonzero(samples[0].rollout.trainable)[0]] = np.nan
+        samples[0] = replace(samples[0], credit=Credit(bad))
+    else:
+        with torch.no_grad():
+            owner.model.model.language_model.norm.weight[0] = float("inf")
+    before = weights_of(owner).clone()
+    with pytest.raises(NumericError, match="optimiser step 1 of 10"):
+        owner.update(samples, algorithm, 1e-3)
+    assert torch.equal(weights_of(owner), before) and owner.updates == 0
+    assert all(p.grad is None for p in owner.model.parameters())
+
+
+def test_state_and_restore_are_exact(rollouts: list[Rollout]) -> None:
+    """Catches a resume that forgets moments, step counts or the schedule: the next steps must be bit-equal."""
+    algorithm = make_algorithm(AlgorithmConfig())
+    first = trainer()
+    text_only = samples_of(first, rollouts[:3], algorithm)  # pictures first come later: unequal AdamW step counts
+    first.update(text_only, algorithm)
+    samples = samples_of(first, rollouts, algorithm)
+    first.update(samples, algorithm)
+    state = first.state()
+    second = trainer(seed=7)
+    second.set_reference(random_model(3))
+    second.restore(state)
+    results = []
+    for owner in (first, second):
+        results.append(owner.update(samples, algorithm))
+        owner.update(samples, algorithm)
+    assert results[0] == results[1]
+    assert torch.equal(weights_of(first), weights_of(second))
+    assert second.state()["scalars"] == {"updates": 4}
+
+
+def test_updates_are_deterministic(rollouts: list[Rollout]) -> None:
+    """Catches atomics in the backward pass: two trainers from the same seed stay bit-equal."""
+    algorithm = make_algorithm(AlgorithmConfig())
+    ends = []
+    for _ in range(2):
+        owner = trainer()
+        for _ in range(2):
+            owner.update(samples_of(owner, rollouts, algorithm), algorithm)
+        ends.append(weights_of(owner))
+    assert torch.equal(*ends)
+
+
+def test_restore_refuses_another_model() -> None:
+    """Catches a checkpoint loaded into the wrong architecture."""
+    owner = trainer()
+    state = owner.state()
+    del state["model"]["model.language_model.norm.weight"]
+    with pytest.raises(CheckpointError, match="norm.weight"):
+        owner.restore(state)
+
+
+def test_score_equals_a_plain_forward(rollouts: list[Rollout]) -> None:
+    """Catches a shifted score: the weight-sync probe compares it with the engine's."""
+    owner = trainer()
+    for r in (rollouts[0], rollouts[6]):
+        flags = ~np.isin(r.token_ids, PlainAdapter(owner.model).banned_ids)
+        flags[0] = False
+        plain = plain_logprobs(owner.model, PlainAdapter(owner.model), replace(r, trainable=flags)).detach().numpy()
+        scored = owner.score(r.token_ids, r.images)
+        np.testing.assert_allclose(scored[flags], plain, atol=1e-4)
+        assert (scored[~flags] == 0).all()
+
+
+def test_bfloat16_weights_learn_through_float32_masters(rollouts: list[Rollout]) -> None:
+    """Catches steps of 1e-6 that vanish in bfloat16 rounding."""
+    model = random_model(2, torch.bfloat16)
+    owner = LocalTrainer(model, None, PlainAdapter(model), Update(lr=1e-6), 10)
+    algorithm = make_algorithm(AlgorithmConfig(kl_coef=0.0), minibatches=1)
+    before = owner.state()["model"]
+    owner.update(samples_of(owner, rollouts, algorithm), algorithm, 1e-6)
+    after = owner.state()["model"]
+    name = "model.language_model.layers.0.mlp.up_proj.weight"
+    assert after[name].dtype == torch.float32 and 0 < (after[name] - before[name]).abs().max() < 2e-6
+    assert model.get_parameter(name).dtype == torch.bfloat16
+
+
+def test_gradient_checkpointing_changes_nothing(rollouts: list[Rollout]) -> None:
+    """Catches a shared prompt that is dropped under activation checkpointing (it was, with a KV cache)."""
+    norms = []
+    for on in (False, True):
+        model = random_model(2)
+        if on:
+            model.gradient_checkpointing_enable()
+        owner = LocalTrainer(model, None, PlainAdapter(model), Update(), 10)
+        algorithm = make_algorithm(AlgorithmConfig(kl_coef=0.0), minibatches=1)
+        norms.append(owner.update(samples_of(owner, rollouts, algorithm), algorithm, 0.0)["grad_norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+def test_missing_parts_are_named(rollouts: list[Rollout]) -> None:
+    """Catches a run that silently drops its KL term or its freeze."""
+    model = random_model(2)
+    owner = LocalTrainer(model, None, PlainAdapter(model), Update(), 10)
+    with pytest.raises(ValueError, match="reference model"):
+        owner.anchors(rollouts, frozenset({"ref"}))
+    with pytest.raises(ValueError, match="critic"):
+        owner.anchors(rollouts, frozenset({"values"}))
+    with pytest.raises(ValueError, match="tower"):
+        LocalTrainer(model, None, PlainAdapter(model), Update(freeze=("tower",)), 10)
+    assert make_rollout(model, "p", 0, 3).reply_tokens == 3

@@ -1,0 +1,63 @@
+"""Learning rate and dealing of groups."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lmm_r1.config import Update
+from lmm_r1.trainers.schedule import lr_at, minibatches
+
+
+def test_warm_up_then_cosine_to_the_floor() -> None:
+    """Catches a first step of rate 0, a peak that is never reached, and a cosine that misses its end."""
+    update = Update(lr=1.0, warmup=0.1, final_lr=0.1)
+    rates = [lr_at(k, 40, update) for k in range(40)]
+    np.testing.assert_allclose(rates[:5], [0.25, 0.5, 0.75, 1.0, 1.0])
+    assert all(a >= b for a, b in zip(rates[4:], rates[5:], strict=False))
+    assert rates[-1] == pytest.approx(0.1) and lr_at(1000, 40, update) == pytest.approx(0.1)
+    middle = 4 + 35 / 2
+    assert (rates[int(middle)] + rates[int(middle) + 1]) / 2 == pytest.approx(0.55, abs=1e-6)
+
+
+def test_one_step_stage_has_a_rate() -> None:
+    """Catches a division by zero in stages of one step."""
+    assert lr_at(0, 1, Update(lr=1.0, warmup=0.0)) == pytest.approx(1.0)
+    assert lr_at(0, 1, Update(lr=1.0, warmup=0.03)) == pytest.approx(1.0)
+
+
+def sample(problem: str, tokens: int) -> SimpleNamespace:
+    return SimpleNamespace(rollout=SimpleNamespace(problem=SimpleNamespace(id=problem), token_ids=np.zeros(tokens)))
+
+
+def test_groups_stay_whole_and_balanced() -> None:
+    """Catches split groups (a prompt computed twice) and one minibatch with all the long ones."""
+    lengths = {f"p{k}": 10 * (k + 1) for k in range(8)}
+    samples = [sample(name, n) for name, n in lengths.items() for _ in range(4)]
+    parts = minibatches(samples, Update(minibatches=4), seed=(3, 5))
+    owners = [{s.rollout.problem.id for s in part} for part in parts]
+    assert sorted(name for o in owners for name in o) == sorted(lengths)
+    assert all(len(part) == 8 for part in parts)
+    loads = [sum(len(s.rollout.token_ids) for s in part) for part in parts]
+    assert max(loads) - min(loads) <= 40
+
+
+def test_dealing_is_a_function_of_the_seed() -> None:
+    """Catches a resumed run that deals otherwise, and a seed that is ignored."""
+    samples = [sample(f"p{k}", 10) for k in range(12)]
+    update = Update(minibatches=3)
+
+    def names(seed: int) -> list[list[str]]:
+        return [[s.rollout.problem.id for s in part] for part in minibatches(samples, update, seed)]
+
+    assert names(1) == names(1) and names(1) != names(2)
+
+
+@pytest.mark.parametrize("shuffle", ["groups", "samples"])
+def test_no_empty_minibatch(shuffle: str) -> None:
+    """Catches an optimiser step over nothing when groups were discarded; every sample still comes once."""
+    samples = [sample("p0", 5), sample("p1", 5)]
+    parts = minibatches(samples, Update(minibatches=4, shuffle=shuffle), 0)
+    assert sorted(id(s) for p in parts for s in p) == sorted(map(id, samples)) and all(parts)
