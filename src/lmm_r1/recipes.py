@@ -1,0 +1,290 @@
+"""Recipe files: TOML plus `--set` overrides -> a checked `config.Recipe`, and back to TOML.
+
+Every fault of a recipe is found at once, each with its file, line, field and, for a misspelt key, the
+nearest known one. Leaves out what needs data, weights or a tokenizer: that is check.py.
+Sources: the prompt profile `lmm_r1` says what arXiv 2503.07536, appendix E asks for, in our own words.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from lmm_r1.config import Data, Recipe
+from lmm_r1.data.synthetic import DOMAINS
+from lmm_r1.errors import Fault, RecipeError
+from lmm_r1.evaluation.suites import SUITES
+
+#: Built-in prompt profiles; a recipe's [prompts] table adds to them.
+PROMPTS: dict[str, str] = {
+    "none": "",
+    # Part of how the micro base was made: another wording is another base model.
+    "think": "Think first, then answer.",
+    "lmm_r1": (
+        "You are good at mathematics and work step by step. Reason about the question before you answer it, and "
+        "give the final answer as LaTeX between dollar signs, like $...$. Put the reasoning inside <think> and "
+        "</think> and, directly after it, the answer inside <answer> and </answer>. For the question 1+1=? a right "
+        "reply is: <think>Adding one to one gives two, so 1+1=2.</think><answer>$2$</answer>. Your reply must begin "
+        "with <think> and end with </answer>."
+    ),
+}
+
+_BARE_KEY = re.compile(r"^[A-Za-z0-9_-]+$")
+_HEADER = re.compile(r"^\s*\[(\[)?\s*([^\]]+?)\s*\]")
+_ASSIGNMENT = re.compile(r"^\s*([A-Za-z0-9_.\"'-]+)\s*=")
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, override and check a recipe.
+
+    overrides: `a.b=c` each; c is a TOML value or a bare word; numbers in the path index lists.
+    Raises RecipeError with every fault that was found.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise RecipeError(Fault(f"cannot read the recipe: {reason}", file=str(path))) from None
+    try:
+        raw = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        where = re.search(r"\(at line (\d+)", str(error))
+        row = int(where[1]) if where else None
+        raise RecipeError(Fault(f"not valid TOML: {error}", file=str(path), row=row)) from None
+    faults: list[Fault] = []
+    overridden: dict[str, str] = {}
+    for override in overrides:
+        try:
+            overridden[_override(raw, override)] = f"--set {override}"
+        except ValueError as error:
+            faults.append(Fault(str(error), file=f"--set {override}"))
+    rows = _rows(text)
+    recipe, wrong = _validate(raw)
+    for field, message, remedy in wrong:
+        # A table that only an override made has no line in the file.
+        source = next(
+            (o for k, o in overridden.items() if _under(field, k) or _under(k, field) and field not in rows), None
+        )
+        faults.append(
+            Fault(
+                message, file=source or str(path), row=None if source else _row(rows, field), field=field, remedy=remedy
+            )
+        )
+    if faults or recipe is None:
+        raise RecipeError(*faults)
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The effective recipe, defaults written out, as TOML that `load_recipe` reads back to an equal Recipe."""
+    lines: list[str] = []
+    _write_table(lines, "", recipe.model_dump(mode="json", by_alias=True, exclude_none=True))
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def system_prompt(recipe: Recipe, profile: str) -> str:
+    """The text of a prompt profile ("" = no system message); load_recipe has checked that it exists."""
+    return {**PROMPTS, **recipe.prompts}[profile]
+
+
+def data_path(recipe_path: str | Path, data: Data) -> Path:
+    """Where a `problems` source lies: relative paths start at the recipe's folder."""
+    return Path(recipe_path).parent / data.path
+
+
+def _override(raw: dict[str, Any], override: str) -> str:
+    """Write one `a.b=c` into the raw tables; returns its dotted path. Raises ValueError with the reason."""
+    dotted, equals, text = override.partition("=")
+    path = [part.strip() for part in dotted.split(".")]
+    if not equals or not all(path):
+        raise ValueError("an override looks like stage.fre_text.steps=20")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        if not re.fullmatch(r"[^\s\"'\[\]{}=#]+", text.strip()):
+            raise ValueError(f"{text!r} is neither a TOML value nor a bare word") from None
+        value = text.strip()
+    here: Any = raw
+    for depth, part in enumerate(path):
+        last = depth == len(path) - 1
+        if isinstance(here, list):
+            if not part.isdecimal() or int(part) >= len(here):
+                raise ValueError(f"{'.'.join(path[:depth])} has entries 0 to {len(here) - 1}, not {part!r}")
+            key: int | str = int(part)
+        elif isinstance(here, dict):
+            key = part
+            if not last:
+                here.setdefault(part, {})
+        else:
+            raise ValueError(f"{'.'.join(path[:depth])} is a value, not a table")
+        if last:
+            here[key] = value
+        else:
+            here = here[key]
+    return ".".join(path)
+
+
+def _validate(raw: dict[str, Any]) -> tuple[Recipe | None, list[tuple[str, str, str]]]:
+    """(recipe or None, all faults as (field, message, remedy))."""
+    faults = [(field, "must be a finite number", "") for field in _not_finite(raw, "")]
+    if faults:
+        return None, faults
+    try:
+        # As JSON, strict checking still takes an array for a tuple, yet never a string for a number.
+        recipe = Recipe.model_validate_json(json.dumps(raw, default=str), strict=True)
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+        locs = [e["loc"] for e in errors]
+        # A list whose entries are at fault is also reported as too short: one line is enough.
+        errors = [e for e in errors if e["type"] != "too_short" or not any(_inside(loc, e["loc"]) for loc in locs)]
+        return None, [_explain(e["loc"], e["type"], e["msg"], e["input"]) for e in errors]
+    return recipe, list(_names(recipe))
+
+
+def _names(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
+    """Names that must exist in a table outside the recipe: prompt profiles, evaluation sets, families."""
+    profiles = {**PROMPTS, **recipe.prompts}
+    wanted = {f"stage.{name}.prompt": stage.prompt for name, stage in recipe.stage.items()}
+    for field, profile in {"evaluate.prompt": recipe.evaluate.prompt, **wanted}.items():
+        if profile not in profiles:
+            yield field, f'no prompt profile "{profile}"', _nearest(profile, profiles)
+    for name in recipe.evaluate.sets:
+        if name not in SUITES:
+            yield "evaluate.sets", f'no evaluation set "{name}"', _nearest(name, SUITES)
+    for stage_name, stage in recipe.stage.items():
+        for index, data in enumerate(stage.data):
+            field = f"stage.{stage_name}.data.{index}.families"
+            for family in data.families if data.source == "synthetic" and data.domain else ():
+                if family not in DOMAINS[data.domain or ""]:
+                    message = f'no family "{family}" in the {data.domain} domain'
+                    yield field, message, _nearest(family, DOMAINS[data.domain or ""])
+
+
+def _explain(loc: tuple[int | str, ...], kind: str, message: str, value: object) -> tuple[str, str, str]:
+    """One pydantic error as (field, message, remedy)."""
+    field = ".".join(map(str, loc))
+    if kind == "extra_forbidden":
+        return field, "unknown key", _nearest(str(loc[-1]), _keys(loc[:-1]))
+    if kind == "missing":
+        return field, "is required", ""
+    message = message.removeprefix("Value error, ").removeprefix("Input ")
+    if kind == "value_error":
+        named = re.match(r"(stage\.[\w-]+(?:\.\w+)?)", message)
+        return field or (named[1] if named else ""), message, ""
+    shown = json.dumps(value, default=str, ensure_ascii=False)
+    return field, f"{message}, not {shown if len(shown) <= 60 else shown[:57] + '...'}", ""
+
+
+def _keys(loc: Sequence[int | str]) -> list[str]:
+    """Known keys of the table at `loc`."""
+    model: type[BaseModel] | None = Recipe
+    for part in loc:
+        if model is None:
+            return []
+        field = next((f for name, f in model.model_fields.items() if part in (name, f.alias)), None)
+        # A stage's name or a data entry's index keeps the model; a field enters the one it holds, if any.
+        if field is not None:
+            inside = (field.annotation, *get_args(field.annotation))
+            model = next((t for t in inside if isinstance(t, type) and issubclass(t, BaseModel)), None)
+    return [f.alias or name for name, f in model.model_fields.items()] if model else []
+
+
+def _nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
+    """A remedy that names the closest known name, or all of them when none is close."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    if close:
+        return f'did you mean "{close[0]}"?'
+    return f"known: {', '.join(known)}" if known else ""
+
+
+def _not_finite(value: object, field: str) -> Iterator[str]:
+    """Dotted paths of nan and inf, which TOML allows and no knob does."""
+    items: Sequence[tuple[object, object]] = ()
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list):
+        items = list(enumerate(value))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield field
+    for key, inner in items:
+        yield from _not_finite(inner, f"{field}.{key}" if field else str(key))
+
+
+def _inside(loc: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
+    return len(loc) > len(outer) and loc[: len(outer)] == outer
+
+
+def _under(field: str, key: str) -> bool:
+    """Is `field` the dotted path `key`, or below it?"""
+    return field == key or field.startswith(key + ".")
+
+
+def _rows(text: str) -> dict[str, int]:
+    """Dotted path -> 1-based line where its table starts or its value is assigned (plain layouts only)."""
+    rows: dict[str, int] = {}
+    counts: dict[str, int] = {}
+    table = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := _HEADER.match(line):
+            table = header[2].replace('"', "")
+            if header[1]:
+                counts[table] = counts.get(table, -1) + 1
+                table = f"{table}.{counts[table]}"
+            rows.setdefault(table, number)
+        elif assignment := _ASSIGNMENT.match(line):
+            key = assignment[1].replace('"', "").replace("'", "")
+            rows.setdefault(f"{table}.{key}" if table else key, number)
+    return rows
+
+
+def _row(rows: Mapping[str, int], field: str) -> int | None:
+    """The line of a field, or of the nearest table around it."""
+    while field:
+        if field in rows:
+            return rows[field]
+        field = field.rpartition(".")[0]
+    return None
+
+
+def _write_table(lines: list[str], name: str, table: Mapping[str, Any]) -> None:
+    """Append a table: its values first, then its tables, then its arrays of tables."""
+    inner = {k: v for k, v in table.items() if isinstance(v, dict)}
+    arrays = {k: v for k, v in table.items() if isinstance(v, list) and v and all(isinstance(x, dict) for x in v)}
+    for key, value in table.items():
+        if key not in inner and key not in arrays:
+            lines.append(f"{_key(key)} = {_value(value)}")
+    for key, value in inner.items():
+        path = f"{name}.{_key(key)}" if name else _key(key)
+        if not value or any(not isinstance(v, dict) for v in value.values()):
+            lines.extend(["", f"[{path}]"])
+        _write_table(lines, path, value)
+    for key, value in arrays.items():
+        path = f"{name}.{_key(key)}" if name else _key(key)
+        for entry in value:
+            lines.extend(["", f"[[{path}]]"])
+            _write_table(lines, path, entry)
+
+
+def _key(key: str) -> str:
+    return key if _BARE_KEY.match(key) else _value(key)
+
+
+def _value(value: object) -> str:
+    """A scalar or a list of scalars as TOML."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        # JSON's escapes are TOML's, except that TOML also wants DEL escaped.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return repr(value)
