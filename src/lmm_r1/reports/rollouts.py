@@ -1,0 +1,131 @@
+"""Sampled rollouts of a stage as HTML: the picture, the question, each reply with its verdict.
+
+Everything shown was written by a model or comes from a data set: it is stripped of control characters and
+escaped, and a picture is only ever read from the stage's images/ by its sha256.
+
+Left out: how rollouts are kept (runs/tracker.py).
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmm_r1.runs.folder import StageFolder
+from lmm_r1.runs.jsonl import read_lines
+from lmm_r1.runs.sanitise import sanitise
+
+#: Longest text and largest picture file shown, characters and bytes.
+MAX_TEXT, MAX_PICTURE = 4000, 4 << 20
+_PLACEHOLDERS = re.compile(r"(?:<\|vision_start\|>)?(?:<\|image_pad\|>)+(?:<\|vision_end\|>)?")
+_ROLE = re.compile(r"<\|im_start\|>(\w+)\n?|<\|im_end\|>\n?|<\|endoftext\|>")
+
+
+def safe(value: object) -> str:
+    """Untrusted text for HTML: sanitised, then escaped (quotes too, so that it may stand in an attribute)."""
+    return html.escape(sanitise(str(value)), quote=True)
+
+
+def clipped(text: str, limit: int = MAX_TEXT) -> str:
+    """`text` cut in its middle to about `limit` characters, saying how much is left out."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half} characters left out …]\n{text[-half:]}"
+
+
+def picture(folder: Path, sha: object) -> str:
+    """An <img> of images/<sha>.png, inlined; a short note when it cannot be shown."""
+    if not (isinstance(sha, str) and re.fullmatch(r"[0-9a-f]{64}", sha)):
+        return '<span class="gone">picture without a name</span>'
+    path = folder / f"{sha}.png"
+    if not path.is_file() or path.stat().st_size > MAX_PICTURE:
+        return f'<span class="gone">picture {sha[:12]}… is not shown: {"too large" if path.is_file() else "missing"}</span>'
+    content = path.read_bytes()
+    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return f'<span class="gone">picture {sha[:12]}… is not shown: not a PNG</span>'
+    return (
+        f'<img class="seen" alt="picture {sha[:12]}" src="data:image/png;base64,{base64.b64encode(content).decode()}">'
+    )
+
+
+def question(prompt: str) -> str:
+    """The prompt as a person reads it: one mark per picture, chat tokens as headings."""
+    text = _PLACEHOLDERS.sub("[picture] ", prompt)
+    pieces = _ROLE.split(text)
+    shown = []
+    for i, piece in enumerate(pieces):
+        if i % 2 and piece:
+            shown.append(f'<span class="role">{safe({"user": "question"}.get(piece, piece))}</span>')
+        elif i % 2 == 0 and piece.strip():
+            shown.append(f"<span>{safe(clipped(piece.strip()))}</span>")
+    while shown and shown[-1].startswith('<span class="role">'):
+        shown.pop()  # the generation prompt has no text of its own
+    return "".join(shown)
+
+
+def pick(paths: Sequence[Path], count: int) -> list[Path]:
+    """The first, the last, and evenly spaced ones between."""
+    if len(paths) <= count:
+        return list(paths)
+    return [paths[round(i * (len(paths) - 1) / (count - 1))] for i in range(count)]
+
+
+def stage_rollouts(folder: StageFolder, steps: int = 3, groups: int = 2, replies: int = 3) -> str:
+    """Some groups of the stage's first, middle and last kept steps; "" when none was kept."""
+    parts = []
+    for path in pick(sorted(folder.rollouts.glob("step_*.jsonl")), steps):
+        by_problem: dict[str, list[dict[str, Any]]] = {}
+        for record in read_lines(path):
+            by_problem.setdefault(str(record.get("problem_id")), []).append(record)
+        step = path.stem.removeprefix("step_").lstrip("0") or "0"
+        cards = "".join(_card(folder, records, replies) for records in list(by_problem.values())[:groups])
+        parts.append(f'<h4>Step {safe(step)}</h4><div class="cards">{cards}</div>')
+    return "".join(parts)
+
+
+def _card(folder: StageFolder, records: Sequence[Mapping[str, Any]], replies: int) -> str:
+    """One problem and some of its replies: the best, the worst, and what lies between."""
+    first = records[0]
+    pictures = "".join(picture(folder.images, sha) for sha in first.get("images", []))
+    ranked = sorted(records, key=lambda record: -_number(record.get("reward")))
+    shown = (
+        [ranked[round(i * (len(ranked) - 1) / max(1, replies - 1))] for i in range(replies)]
+        if len(ranked) > replies
+        else ranked
+    )
+    answer = f'<p class="gold">Right answer: <b>{safe(first["answer"])}</b></p>' if "answer" in first else ""
+    return (
+        f'<article class="card"><div class="ask">{pictures}<div class="text">{question(str(first.get("prompt", "")))}</div>{answer}</div>'
+        f'<div class="replies">{"".join(_reply(record) for record in shown)}'
+        f'<p class="count">{len(shown)} of {len(records)} replies</p></div></article>'
+    )
+
+
+def _reply(record: Mapping[str, Any]) -> str:
+    parts, verdicts = record.get("parts") or {}, record.get("verdicts") or {}
+    right = _number(parts.get("accuracy")) > 0
+    verdict = verdicts.get("accuracy", "right" if right else "wrong")
+    tags = [f'<span class="tag {"good" if right else "bad"}">{safe(verdict).replace("_", " ")}</span>']
+    if "format" in parts:
+        formed = _number(parts.get("format")) > 0
+        tags.append(
+            f'<span class="tag {"good" if formed else "bad"}">{"well-formed" if formed else "format broken"}</span>'
+        )
+    if record.get("stop") != "eos":
+        tags.append(f'<span class="tag bad">stopped by {safe(record.get("stop"))}</span>')
+    trainable = record.get("trainable")
+    length = f"{sum(map(bool, trainable))} tokens" if isinstance(trainable, list) else ""
+    figures = (
+        f"reward {_number(record.get('reward')):.2f} · advantage {_number(record.get('advantage')):+.2f} · {length}"
+    )
+    text = "\n— — —\n".join(str(reply) for reply in record.get("replies") or [])
+    return f'<div class="reply"><p>{"".join(tags)}<span class="figures">{figures}</span></p><pre>{safe(clipped(text))}</pre></div>'
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
