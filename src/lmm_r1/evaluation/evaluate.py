@@ -1,0 +1,113 @@
+"""Sample an answer to every item of a suite, verify it, and say how sure the figures are.
+
+Accuracy is the verifier's; format and reasoning are told apart from it, because an accuracy gain that
+is only a format gain is not reasoning. Every item and every arm has its own fixed seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from lmm_r1.data.images import ImageStore
+from lmm_r1.data.stream import with_system
+from lmm_r1.envs import ENVIRONMENTS
+from lmm_r1.evaluation.statistics import paired_difference, wilson
+from lmm_r1.evaluation.suites import suite
+from lmm_r1.rewards.format import reasons
+from lmm_r1.rollout.play import Sampling, play
+from lmm_r1.seams import ModelAdapter, RolloutEngine, Scorer
+
+
+@dataclass(frozen=True, slots=True)
+class ItemResult:
+    """What one item gave: shares are 0 or 1, `length` is in tokens."""
+
+    problem_id: str
+    reply: str
+    accuracy: float
+    format: float
+    reasons: float
+    verdict: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetResult:
+    """One arm on one set."""
+
+    name: str
+    version: int
+    items: tuple[ItemResult, ...]
+
+    def summary(self) -> dict[str, float | int]:
+        """The fields of results.json: accuracy with its 95 % Wilson interval, and what lies behind it."""
+        n = len(self.items)
+        right = sum(i.accuracy for i in self.items)
+        low, high = wilson(right, n)
+        formatted = [i for i in self.items if i.format == 1.0]
+        return {
+            "n": n,
+            "accuracy": right / n,
+            "low": low,
+            "high": high,
+            "format_rate": len(formatted) / n,
+            "accuracy_given_format": float(np.mean([i.accuracy for i in formatted])) if formatted else 0.0,
+            "reasoning_share": float(np.mean([i.reasons for i in self.items])),
+            "mean_length": float(np.mean([i.length for i in self.items])),
+            "version": self.version,
+        }
+
+    def record(self) -> dict[str, object]:
+        """Summary and items, as saved in evaluations/."""
+        return {"set": self.name, "summary": self.summary(), "items": [asdict(i) for i in self.items]}
+
+
+def result_from(record: Mapping[str, object]) -> SetResult:
+    """The inverse of `SetResult.record`."""
+    summary, items = record["summary"], record["items"]
+    assert isinstance(summary, Mapping) and isinstance(items, Sequence)
+    return SetResult(str(record["set"]), int(summary["version"]), tuple(ItemResult(**i) for i in items))
+
+
+def evaluate_set(
+    name: str,
+    n: int,
+    engine: RolloutEngine,
+    adapter: ModelAdapter,
+    images: ImageStore,
+    score: Scorer,
+    sampling: Sampling,
+    *,
+    system: str,
+    seed: int,
+) -> SetResult:
+    """Evaluate the weights that the engine holds on the first n items of a suite, one sample each."""
+    chosen = suite(name)
+    problems = [with_system(p, system) for p in chosen.problems(images, n)]
+    rollouts = play([(p, 0) for p in problems], engine, adapter, ENVIRONMENTS, sampling, ("evaluate", seed, name, chosen.version))
+    results = []
+    for problem, rollout in zip(problems, rollouts, strict=True):
+        replies = [turn.reply for turn in rollout.turns]
+        verdict = score(problem, replies, rollout.stop)
+        results.append(
+            ItemResult(
+                problem_id=problem.id,
+                reply=replies[-1],
+                accuracy=float(verdict.parts["accuracy"]),
+                format=float(verdict.parts["format"]),
+                reasons=float(reasons(replies[-1])),
+                verdict=verdict.verdicts["accuracy"],
+                length=rollout.reply_tokens,
+            )
+        )
+    return SetResult(name, chosen.version, tuple(results))
+
+
+def difference(a: str, b: str, results: Mapping[str, Mapping[str, SetResult]], name: str) -> dict[str, object]:
+    """Paired difference of accuracy, arm a minus arm b, on one set; a field of results.json."""
+    left, right = results[a][name], results[b][name]
+    mean, low, high = paired_difference([i.accuracy for i in left.items], [i.accuracy for i in right.items])
+    return {"a": a, "b": b, "set": name, "mean": mean, "low": low, "high": high, "n": len(left.items)}

@@ -1,0 +1,51 @@
+"""results.json: every arm on every set, paired differences, and what they show in words.
+
+The words follow from the intervals alone, whether or not they flatter the method: a difference whose
+95 % interval includes zero is called undecided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lmm_r1.config import Recipe
+from lmm_r1.evaluation.evaluate import SetResult, difference
+
+
+def results_of(recipe: Recipe, results: Mapping[str, Mapping[str, SetResult]]) -> dict[str, Any]:
+    """The content of results.json, for the arms that were evaluated.
+
+    differences: the pairs of `recipe.compare`, and each stage against the one it starts from.
+    rollouts: replies sampled by RL on the way to each arm, the stages it builds on included.
+    """
+    wanted = [*recipe.compare, *((name, stage.start) for name, stage in recipe.stage.items())]
+    pairs = [(a, b) for a, b in dict.fromkeys(wanted) if a in results and b in results]
+    differences = [difference(a, b, results, name) for a, b in pairs for name in results[a] if name in results[b]]
+    return {
+        "arms": {arm: {name: r.summary() for name, r in sets.items()} for arm, sets in results.items()},
+        "differences": differences,
+        "findings": [finding(d) for d in differences],
+        "seed": recipe.seed,
+        "rollouts": {arm: _rollouts(recipe, arm) for arm in results},
+    }
+
+
+def finding(d: Mapping[str, Any]) -> str:
+    """One difference in words."""
+    points = f"{100 * d['mean']:+.1f} points [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}]"
+    if d["low"] > 0:
+        verdict = f"{d['a']} beats {d['b']}"
+    elif d["high"] < 0:
+        verdict = f"{d['a']} is worse than {d['b']}"
+    else:
+        verdict = f"undecided: the interval of {d['a']} minus {d['b']} includes zero"
+    return f"{d['set']}: {verdict}, {points}"
+
+
+def _rollouts(recipe: Recipe, arm: str) -> int:
+    total = 0
+    while arm in recipe.stage:
+        total += recipe.stage[arm].episodes
+        arm = recipe.stage[arm].start
+    return total

@@ -1,0 +1,126 @@
+"""problems -> scored Groups: what a step of training learns from, with counts of what was discarded.
+
+A prompt over the limit is dropped whole and counted (image tokens are never truncated). With a `keep`
+rule (dynamic sampling), rounds go on until the step is full or `max_rounds` is reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lmm_r1.config import RolloutConfig
+from lmm_r1.errors import DataError
+from lmm_r1.rollout.play import MakeEnvironment, Sampling, play, seed_of
+from lmm_r1.seams import ModelAdapter, RolloutEngine, Scorer
+from lmm_r1.types import Encoded, Group, Problem, Score
+
+#: Give up when this many problems in a row do not fit: the limit, not the data, is then wrong.
+MAX_DROPPED_IN_A_ROW = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """The groups of one step, and {metric name: value} of what happened on the way."""
+
+    groups: tuple[Group, ...]
+    counts: Mapping[str, float]
+
+
+def collect(
+    take: Callable[[int], list[Problem]],
+    engine: RolloutEngine,
+    adapter: ModelAdapter,
+    environments: Mapping[str, MakeEnvironment],
+    score: Scorer,
+    config: RolloutConfig,
+    *,
+    max_context: int,
+    seed: Sequence[object],
+    keep: Callable[[Group], bool] | None = None,
+    shuffle: bool = False,
+) -> Collected:
+    """Sample `config.siblings` replies to each of `config.prompts` problems and score them.
+
+    take(n): the next n problems of the stream.  shuffle: deal the scores of the step to its replies at
+    random (the control arm that must learn nothing). Raises DataError when prompts never fit.
+    """
+    sampling = Sampling(config.max_new_tokens, config.temperature, config.top_p, max_context)
+    groups: list[Group] = []
+    dropped = discarded = rounds = 0
+    while len(groups) < config.prompts and rounds < config.max_rounds:
+        wanted = config.prompts - len(groups)
+        problems, encoded, too_long = _fitting(take, adapter, wanted, config.max_prompt_tokens)
+        dropped += too_long
+        episodes = [(p, sibling) for p in problems for sibling in range(config.siblings)]
+        rollouts = play(episodes, engine, adapter, environments, sampling, (*seed, rounds), encoded)
+        for at, problem in enumerate(problems):
+            mine = rollouts[at * config.siblings : (at + 1) * config.siblings]
+            scores = [score(problem, [turn.reply for turn in r.turns], r.stop) for r in mine]
+            group = Group(problem, tuple((r,) for r in mine), tuple(scores))
+            if keep is None or keep(group):
+                groups.append(group)
+            else:
+                discarded += 1
+        rounds += 1
+    if shuffle:
+        groups = shuffled(groups, seed_of(*seed, "shuffle"))
+    counts = {"collect/dropped_long": float(dropped), "collect/discarded": float(discarded), "collect/rounds": float(rounds)}
+    return Collected(tuple(groups), counts)
+
+
+def _fitting(
+    take: Callable[[int], list[Problem]], adapter: ModelAdapter, wanted: int, limit: int
+) -> tuple[list[Problem], dict[str, Encoded], int]:
+    """(problems whose prompts fit, their prompts, how many were dropped)."""
+    problems: list[Problem] = []
+    encoded: dict[str, Encoded] = {}
+    dropped = 0
+    while len(problems) < wanted:
+        for problem in take(wanted - len(problems)):
+            prompt = adapter.encode(problem.messages)
+            if len(prompt.token_ids) > limit:
+                dropped += 1
+                if dropped >= MAX_DROPPED_IN_A_ROW and not problems:
+                    raise DataError(
+                        f"{dropped} problems in a row are longer than rollout.max_prompt_tokens = {limit}; "
+                        f"the last is {problem.id} with {len(prompt.token_ids)} tokens"
+                    )
+                continue
+            # Two passes over a small data set may meet in one step: the copies are told apart.
+            if problem.id in encoded:
+                problem = replace(problem, id=f"{problem.id}#{len(problems)}")
+            encoded[problem.id] = prompt
+            problems.append(problem)
+    return problems, encoded, dropped
+
+
+def shuffled(groups: Sequence[Group], seed: int) -> list[Group]:
+    """The same groups with all scores of the step dealt to the replies at random."""
+    scores: list[Score] = [s for group in groups for s in group.scores]
+    order = np.random.default_rng(seed).permutation(len(scores))
+    dealt = iter(scores[k] for k in order)
+    return [replace(group, scores=tuple(next(dealt) for _ in group.scores)) for group in groups]
+
+
+def describe(groups: Sequence[Group]) -> dict[str, float]:
+    """Metrics of what was sampled: reward and its parts, lengths in tokens, shares."""
+    scores = [s for g in groups for s in g.scores]
+    rollouts = [r for g in groups for r in g.rollouts]
+    lengths = np.array([r.reply_tokens for r in rollouts], np.float64)
+    metrics = {
+        "reward/mean": float(np.mean([s.reward for s in scores])),
+        "length/mean": float(lengths.mean()),
+        "length/max": float(lengths.max()),
+        "truncated_share": float(np.mean([r.stop != "eos" for r in rollouts])),
+        "zero_advantage_share": float(np.mean([len({s.reward for s in g.scores}) == 1 for g in groups])),
+    }
+    for part in scores[0].parts:
+        metrics[f"reward/{part}"] = float(np.mean([s.parts[part] for s in scores]))
+    reasons: dict[str, int] = {}
+    for s in scores:
+        reason = s.verdicts.get("accuracy", "none")
+        reasons[reason] = reasons.get(reason, 0) + 1
+    return metrics | {f"verdict/{k}": v / len(scores) for k, v in sorted(reasons.items())}
