@@ -20,6 +20,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
+from transformers.utils import logging as transformers_logging
 
 from lmm_r1.errors import CheckpointError, Fault
 
@@ -83,6 +84,7 @@ def load_model(
         raise CheckpointError(Fault(f"model_type is {kind!r}, wanted {MODEL_TYPE!r}", file=str(path / "config.json")))
     if not any(path.glob("*.safetensors")):
         raise CheckpointError(Fault("holds no *.safetensors weights (other formats are never loaded)", file=str(path)))
+    transformers_logging.disable_progress_bar()  # the terminal belongs to the live view
     try:
         model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             path,
@@ -97,9 +99,7 @@ def load_model(
         raise CheckpointError(Fault(f"the weights cannot be loaded: {_first_line(error)}", file=str(path))) from error
     missing = sorted(report["missing_keys"])
     if missing:
-        raise CheckpointError(
-            Fault(f"{len(missing)} weights are missing, the first is {missing[0]}", file=str(path))
-        )
+        raise CheckpointError(Fault(f"{len(missing)} weights are missing, the first is {missing[0]}", file=str(path)))
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model.to(device).eval()
@@ -119,15 +119,14 @@ def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> PreTr
     return tokenizer
 
 
-def export_model(
-    model: Qwen2_5_VLForConditionalGeneration, source_folder: str | Path, out_dir: str | Path
-) -> Path:
+def export_model(model: Qwen2_5_VLForConditionalGeneration, source_folder: str | Path, out_dir: str | Path) -> Path:
     """Write weights and configuration of `model`, and the tokenizer, template and processor files of its source.
 
     All or nothing: everything is written and flushed beside `out_dir`, then renamed. An older export there is
     replaced. CheckpointError when the disk refuses.
     """
     source, out = resolve_folder(source_folder), Path(out_dir)
+    transformers_logging.disable_progress_bar()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))

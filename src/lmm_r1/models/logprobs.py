@@ -57,7 +57,9 @@ def token_logprobs(
     parts = []
     for start in range(0, len(targets), rows):
         piece = (hidden[start : start + rows], head_weight, targets[start : start + rows], temperature, banned)
-        parts.append(checkpoint(_chunk, *piece, use_reentrant=False, preserve_rng_state=False) if graph else _chunk(*piece))
+        parts.append(
+            checkpoint(_chunk, *piece, use_reentrant=False, preserve_rng_state=False) if graph else _chunk(*piece)
+        )
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
 

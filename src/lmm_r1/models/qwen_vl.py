@@ -141,7 +141,11 @@ class QwenVLAdapter:
         """Render, tokenise and expand. With `reply_mark`, only what follows a reply with that text."""
         chat, literals, images = self._render_inputs(messages)
         if reply_mark:
-            chat = [{"role": "user", "content": [_text("")]}, {"role": "assistant", "content": [_text(reply_mark)]}, *chat]
+            chat = [
+                {"role": "user", "content": [_text("")]},
+                {"role": "assistant", "content": [_text(reply_mark)]},
+                *chat,
+            ]
         rendered = str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
         if reply_mark:
             rendered = rendered.split(reply_mark, 1)[1]
@@ -219,7 +223,9 @@ class QwenVLAdapter:
             self._patches.move_to_end(image.sha)
             return found
         if not self.grid.is_canonical(image.height, image.width):
-            raise DataError(f"picture {image.sha[:12]} of {image.width} x {image.height} pixels is not on the patch grid")
+            raise DataError(
+                f"picture {image.sha[:12]} of {image.width} x {image.height} pixels is not on the patch grid"
+            )
         found = patches_of(self.images.get(image.sha), self.grid, self._table)
         self._patches[image.sha] = found
         self._patch_bytes += found.nbytes
