@@ -1,0 +1,81 @@
+"""The `choice` verifier: option letters, a letter with its text, or the text of an option.
+
+A letter beside a text must agree with it ("B. 48" when 48 is option C is wrong), a text that fits two
+options is ambiguous, and several letters are right only as the gold's whole set.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from lmm_r1.rewards.latex import KRAM, MARK, tidy
+from lmm_r1.rewards.math import checked, judge
+from lmm_r1.rewards.text import words
+from lmm_r1.types import Problem, Verdict
+
+_LETTER = re.compile(r"\(?\s?([A-Za-z])\s?[).:]?")
+_LETTERS = re.compile(r"\(?[A-Z]\)?(?:\s?(?:,|and|&|;)\s?\(?[A-Z]\)?){1,9}")
+_WITH_TEXT = re.compile(r"(?:\(\s?([A-Za-z])\s?\)|([A-Za-z])\s?[).:])\s*(\S.*)", re.DOTALL)
+_OPTION = re.compile(r"^(?:option|choice)\s+", re.IGNORECASE)
+
+
+def _bare(text: str) -> str:
+    return _OPTION.sub("", " ".join(tidy(text).replace(MARK, " ").replace(KRAM, " ").split()))
+
+
+def letters(text: str) -> frozenset[str] | None:
+    """The option letters that a bare answer consists of, or None when it is something else."""
+    single = _LETTER.fullmatch(text)
+    if single:
+        return frozenset(single.group(1).upper())
+    if _LETTERS.fullmatch(text):
+        return frozenset(c for c in text if "A" <= c <= "Z")
+    return None
+
+
+def _fits(option: str, text: str) -> bool:
+    return words(option) == words(text) != () or judge(option, text).value == 1.0
+
+
+def _by_text(choices: Sequence[str], text: str) -> list[str]:
+    return [chr(65 + k) for k, option in enumerate(choices) if _fits(option, text)]
+
+
+def judge_choice(gold: str, answer: str, choices: Sequence[str] | None) -> Verdict:
+    """Compare an extracted answer with the gold letter (or letters, or option text)."""
+    options = tuple(choices or ())[:26]
+    wanted = letters(_bare(gold)) if len(gold) <= 200 else None
+    if wanted is None and options:
+        found = _by_text(options, gold)
+        wanted = frozenset(found) if len(found) == 1 else None
+    if wanted is None or (options and any(ord(c) - 65 >= len(options) for c in wanted)):
+        return Verdict(0.0, "error")
+    text = _bare(answer)
+    said = letters(text)
+    # A lower-case letter may be an option's own text.
+    if said is not None and options and text.strip("().: ").islower() and (same := _by_text(options, text)):
+        return _decide(wanted, same)
+    if said is not None:
+        return Verdict(1.0, "correct") if said == wanted else Verdict(0.0, "wrong")
+    match = _WITH_TEXT.fullmatch(text)
+    if match:
+        letter = (match.group(1) or match.group(2)).upper()
+        number = ord(letter) - 65
+        if options and not (number < len(options) and _fits(options[number], match.group(3))):
+            return Verdict(0.0, "wrong")
+        return Verdict(1.0, "correct") if wanted == {letter} else Verdict(0.0, "wrong")
+    return _decide(wanted, _by_text(options, text))
+
+
+def _decide(wanted: frozenset[str], found: Sequence[str]) -> Verdict:
+    if not found:
+        return Verdict(0.0, "unparsable_answer")
+    if len(found) > 1:
+        return Verdict(0.0, "ambiguous")
+    return Verdict(1.0, "correct") if wanted == set(found) else Verdict(0.0, "wrong")
+
+
+def choice_verdict(problem: Problem, reply: str) -> Verdict:
+    """The `choice` verifier."""
+    return checked(lambda gold, answer: judge_choice(gold, answer, problem.choices), problem.answer, reply)

@@ -1,0 +1,95 @@
+"""Where the final answer of a reply stands.
+
+One rule for reward, evaluation and report. With an answer block only its inside counts: its last
+balanced \\boxed{...}, else its text. Without one, the last balanced box outside the thoughts; bare text
+is no answer. Nothing in the thoughts and nothing after the block counts. Two blocks are ambiguous, an
+unclosed <think> or <answer> is no answer (the reply was cut off before it committed itself).
+
+The released LMM-R1 checker reads the whole reply, thoughts first; that is its hole, not a feature.
+Everything here is one pass over the text, whatever the text.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+#: Longer answers are refused as too_big: no answer of a data set comes near.
+MAX_ANSWER = 2_000
+
+_THINK, _THOUGHT, _ANSWER, _END = "<think>", "</think>", "<answer>", "</answer>"
+_BRACES = re.compile(r"\\boxed\s{0,4}\{|\\.|[{}]", re.DOTALL)
+_LEAD = re.compile(
+    r"^(?:so,? |thus,? |therefore,? )?(?:the )?(?:final |correct )?(?:answer|result) (?:is|=)\s*:?\s*", re.IGNORECASE
+)
+_LABEL = re.compile(r"^(?:final )?answer\s*:\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """An answer (reason empty), or no answer and the reason code why."""
+
+    answer: str
+    reason: str = ""
+
+
+def outside_thoughts(reply: str) -> str | None:
+    """The reply without its think blocks; None when one is never closed.
+
+    A </think> that comes before any <think> closes a thought that the prompt opened.
+    """
+    parts: list[str] = []
+    opened, closed = reply.find(_THINK), reply.find(_THOUGHT)
+    at = closed + len(_THOUGHT) if closed >= 0 and (opened < 0 or closed < opened) else 0
+    while True:
+        opened = reply.find(_THINK, at)
+        if opened < 0:
+            return "".join((*parts, reply[at:]))
+        parts.append(reply[at:opened])
+        closed = reply.find(_THOUGHT, opened)
+        if closed < 0:
+            return None
+        at = closed + len(_THOUGHT)
+
+
+def last_box(text: str) -> str | None:
+    """The inside of the last \\boxed{...} whose braces balance (the outer one of nested boxes), or None."""
+    opened: list[int | None] = []  # per open brace: where the inside of a box begins, None for other braces
+    found: tuple[int, int] | None = None
+    for match in _BRACES.finditer(text):
+        token = match.group()
+        if token.startswith("\\boxed"):
+            opened.append(match.end())
+        elif token == "{":
+            opened.append(None)
+        elif token == "}" and opened:
+            start = opened.pop()
+            if start is not None:
+                found = (start, match.start())
+    return None if found is None else text[found[0] : found[1]]
+
+
+def extract(reply: str) -> Extracted:
+    """The answer that a reply commits itself to, without surrounding words such as "the answer is"."""
+    text = outside_thoughts(reply)
+    if text is None:
+        return Extracted("", "no_answer")
+    blocks = text.count(_ANSWER)
+    if blocks > 1:
+        return Extracted("", "ambiguous")
+    if blocks == 0:
+        boxed = last_box(text)
+        return Extracted("", "no_answer") if boxed is None else _checked(boxed)
+    _, _, rest = text.partition(_ANSWER)
+    inside, closed, _ = rest.partition(_END)
+    if not closed:
+        return Extracted("", "no_answer")
+    boxed = last_box(inside)
+    return _checked(inside if boxed is None else boxed)
+
+
+def _checked(answer: str) -> Extracted:
+    if len(answer) > MAX_ANSWER:
+        return Extracted("", "too_big")
+    bare = _LABEL.sub("", _LEAD.sub("", answer.strip(), count=1), count=1).strip()
+    return Extracted(bare) if bare else Extracted("", "no_answer")

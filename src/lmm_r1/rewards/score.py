@@ -1,0 +1,45 @@
+"""Verdicts to a Score: r = format * format_ok + accuracy * answer_right (arXiv 2503.07536, section 3.2).
+
+The two parts are paid apart, as published: a right answer in a wrong format pays, and the other way
+round. A gold that does not verify against itself pays nothing (the released code pays 1.0 for it).
+Left out: time limits by killing; the verifiers limit sizes before they work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lmm_r1.config import Reward
+from lmm_r1.rewards import VERIFIERS
+from lmm_r1.rewards.format import format_verdict
+from lmm_r1.seams import Scorer, Verifier
+from lmm_r1.types import Problem, Score, Verdict
+
+
+def guarded(verifier: Verifier, problem: Problem, reply: str) -> Verdict:
+    """The verdict, or "error" when the verifier itself fails on this reply (counted, and guarded by the loop)."""
+    try:
+        return verifier(problem, reply)
+    except Exception:  # untrusted model output: one strange reply must not end a run
+        return Verdict(0.0, "error")
+
+
+def make_scorer(cfg: Reward) -> Scorer:
+    """score(problem, replies, stop) -> Score of the last reply.
+
+    parts and verdicts have the keys "format" and "accuracy"; parts are unweighted. Raises KeyError for a
+    problem whose verifier is not in VERIFIERS: that is a fault of the data, not of the reply.
+    """
+
+    def score(problem: Problem, replies: Sequence[str], stop: str) -> Score:
+        verifier = VERIFIERS[problem.verifier]
+        reply = replies[-1] if replies else ""
+        written = guarded(format_verdict, problem, reply)
+        right = guarded(verifier, problem, reply)
+        return Score(
+            reward=cfg.format * written.value + cfg.accuracy * right.value,
+            parts={"format": written.value, "accuracy": right.value},
+            verdicts={"format": written.reason, "accuracy": right.reason},
+        )
+
+    return score
