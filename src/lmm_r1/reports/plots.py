@@ -36,7 +36,7 @@ PANELS: tuple[tuple[tuple[str, ...], str, bool], ...] = (
     (("zero_advantage_share", "clip_share", "truncated_share"), "Shares: no advantage / clipped / truncated", True),
     (("grad_norm",), "Gradient norm", False),
 )
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "lmm-r1",
     "font.family": "DejaVu Sans",  # comes with matplotlib
