@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pil
-from PIL import ImageOps
+from PIL import ImageOps, UnidentifiedImageError
 
 from lmm_r1.errors import DataError, Fault
 from lmm_r1.types import Image
@@ -85,7 +85,7 @@ def read_picture(path: Path) -> Pixels:
         return _decode(path)
     except FileNotFoundError:
         raise DataError(Fault("image file is missing", file=str(path))) from None
-    except (Pil.DecompressionBombError, Pil.UnidentifiedImageError):
+    except (Pil.DecompressionBombError, UnidentifiedImageError):
         raise DataError(Fault(f"not a picture of a known kind ({', '.join(FORMATS)})", file=str(path))) from None
     except BROKEN as error:
         raise DataError(Fault(f"broken or truncated image: {_one_line(error)}", file=str(path))) from None

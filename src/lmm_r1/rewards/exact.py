@@ -166,7 +166,7 @@ class Exact:
             outer, inner = square_part(abs(value.numerator) * value.denominator)
             key: Key = ((("i", 1),) if value < 0 else (), inner)
             return Exact({key: Fraction(outer, value.denominator)})
-        if value < 0 and degree % 2 == 0 or degree > MAX_DEGREE:
+        if (value < 0 and degree % 2 == 0) or degree > MAX_DEGREE:
             raise NotExact("an even root of a negative number")
         sign = -1 if value < 0 else 1
         return Exact.number(

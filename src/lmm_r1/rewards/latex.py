@@ -118,14 +118,16 @@ def canonical(text: str) -> str:
 
 _SINGLE = re.compile(r"([_^])\{(\w)\}")
 _TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|\.\d+)|(\\[a-zA-Z]+)|([a-zA-Z]+)|([-+*/^(){}\[\]!_]))")
-_GREEK = frozenset(
-    "pi infty alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho sigma tau phi varphi "
-    "chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell".split()
+_GREEK_LETTERS = (
+    "pi infty alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho sigma tau "
+    "phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell"
 )
+_GREEK = frozenset(_GREEK_LETTERS.split())
 _TIMES = frozenset(("*", "\\cdot", "\\times"))
 _OVER = frozenset(("/", "\\div"))
 #: Two letters that are a word, not a product of two variables; three and more always are.
-_WORDS = frozenset("no on or so up in at by of to as an if it is we us am pm".split())
+_SHORT_WORDS = "no on or so up in at by of to as an if it is we us am pm"
+_WORDS = frozenset(_SHORT_WORDS.split())
 
 
 @dataclass(frozen=True, slots=True)

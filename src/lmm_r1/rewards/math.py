@@ -42,20 +42,21 @@ _DEGREE = re.compile(rf"(?:\^\s?\\circ\s?[CF]?|{MARK}?\s?(?:degrees?|deg)\s?{KRA
 _MARKED_UNIT = re.compile(rf"{MARK}([a-zA-Z][a-zA-Z /.-]{{0,40}}){KRAM}\s?(?:\^\{{?([23])\}}?)?$")
 _BARE_UNIT = re.compile(r"(?<![a-zA-Z\\_])([a-zA-Z][a-zA-Z ]{1,40})(?:\^\{?([23])\}?)?$")
 #: Units that may follow a number without \text; other bare words need at least four letters.
-_UNITS = frozenset(
-    "mm cm dm km nm in ft yd mi kg mg lb oz ml mL kL s ms min h hr hrs hour hours mph kmh Hz kHz V mV kV mA ohm ohms Pa kPa kJ kW "
-    "kN N".split()
+_UNIT_NAMES = (
+    "mm cm dm km nm in ft yd mi kg mg lb oz ml mL kL ms min hr hrs hour mph kmh Hz kHz mV kV mA ohm Pa kPa kJ kW kN"
 )
+_UNITS = frozenset(_UNIT_NAMES.split())
 _ALIASES = {
     "centimeter": "cm", "centimetre": "cm", "meter": "m", "metre": "m", "kilometer": "km", "kilometre": "km",
     "millimeter": "mm", "millimetre": "mm", "inch": "in", "inche": "in", "foot": "ft", "feet": "ft", "kilogram": "kg",
     "gram": "g", "hour": "h", "hr": "h", "minute": "min", "second": "s", "sec": "s", "liter": "l", "litre": "l",
 }  # fmt: skip
 #: Words that change what a number says; "5 or more" is not 5.
-_NO_UNIT = frozenset(
-    "or and not more less than at least most about only if when undefined hundred thousand million billion dozen half wrong "
-    "except nor maybe approximately mod pi".split()
+_CHANGING_WORDS = (
+    "or and not more less than at least most about only if when undefined hundred thousand million billion dozen half "
+    "wrong except nor maybe approximately mod pi"
 )
+_NO_UNIT = frozenset(_CHANGING_WORDS.split())
 
 
 @dataclass(frozen=True, slots=True)

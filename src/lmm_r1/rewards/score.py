@@ -20,7 +20,7 @@ def guarded(verifier: Verifier, problem: Problem, reply: str) -> Verdict:
     """The verdict, or "error" when the verifier itself fails on this reply (counted, and guarded by the loop)."""
     try:
         return verifier(problem, reply)
-    except Exception:  # untrusted model output: one strange reply must not end a run
+    except Exception:  # noqa: BLE001  untrusted model output: one strange reply must not end a run
         return Verdict(0.0, "error")
 
 
