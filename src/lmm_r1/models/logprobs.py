@@ -45,7 +45,7 @@ def token_logprobs(
     """
     if hidden.ndim != 2 or targets.shape != hidden.shape[:1] or head_weight.shape[-1] != hidden.shape[-1]:
         raise ValueError(
-            f"hidden {tuple(hidden.shape)}, head {tuple(head_weight.shape)} and targets {tuple(targets.shape)} do not fit"
+            f"hidden {tuple(hidden.shape)}, head {tuple(head_weight.shape)}, targets {tuple(targets.shape)}: no fit"
         )
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, not {temperature}")

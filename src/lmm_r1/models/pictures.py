@@ -39,8 +39,8 @@ class PatchGrid:
         cell = self.cell**2
         if self.max_pixels < cell or -(-self.min_pixels // cell) > self.max_pixels // cell:
             raise RecipeError(
-                f"model.min_pixels = {self.min_pixels} and model.max_pixels = {self.max_pixels} leave no size that is a "
-                f"whole number of {self.cell} x {self.cell} cells"
+                f"model.min_pixels = {self.min_pixels} and model.max_pixels = {self.max_pixels} leave no size of "
+                f"whole {self.cell} x {self.cell} cells"
             )
 
     @property
