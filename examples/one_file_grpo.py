@@ -195,7 +195,9 @@ def step(model: Any, start: Any, tokenizer: Any, processor: Any, optimizer: Any,
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     length = sum(len(s.ids) - s.prompt for s in sequences) / len(sequences)
-    print(f"reward {sum(rewards) / len(rewards):.3f}  length {length:.1f}  loss {loss:+.5f}  gradient {float(norm):.4f}")
+    print(
+        f"reward {sum(rewards) / len(rewards):.3f}  length {length:.1f}  loss {loss:+.5f}  gradient {float(norm):.4f}"
+    )
 
 
 def main(argv: list[str] | None = None) -> None:

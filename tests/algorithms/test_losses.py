@@ -33,7 +33,9 @@ CASES = [
 def test_clipped_policy_by_hand() -> None:
     """Catches max for min, one clip range for both sides, and a clip indicator that ignores the advantage's sign."""
     logprobs = exact([math.log(r) for r, _, _, _ in CASES])
-    loss, clipped = losses.clipped_policy(logprobs, torch.zeros_like(logprobs), exact([a for _, a, _, _ in CASES]), 0.2, 0.3)
+    loss, clipped = losses.clipped_policy(
+        logprobs, torch.zeros_like(logprobs), exact([a for _, a, _, _ in CASES]), 0.2, 0.3
+    )
     close(loss, exact([x for _, _, x, _ in CASES]))
     close(clipped, exact([float(c) for _, _, _, c in CASES]))
 

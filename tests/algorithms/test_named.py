@@ -16,7 +16,9 @@ from lmm_r1.types import Anchors, Credit, Group, Problem, Rollout, Sample, Score
 def rollout(problem: Problem, sibling: int, reply: int, segment: int = 0, prompt: int = 2) -> Rollout:
     flags = np.array([False] * prompt + [True] * reply)
     n = len(flags)
-    return Rollout(problem, sibling, 0, segment, np.arange(n, dtype=np.int32), flags, np.zeros(n, np.float32), (), (), "eos", ())
+    return Rollout(
+        problem, sibling, 0, segment, np.arange(n, dtype=np.int32), flags, np.zeros(n, np.float32), (), (), "eos", ()
+    )
 
 
 def group(name: str, lengths: list[int], rewards: list[float]) -> Group:
@@ -41,7 +43,13 @@ def samples_of(groups: list[Group]) -> list[Sample]:
 def test_grpo_is_as_published() -> None:
     """Catches a changed default: clip 0.2, 0.04 * k3 in the loss, sequence mean, reference needed."""
     algorithm = make_algorithm(AlgorithmConfig(name="grpo"))
-    assert algorithm.parameters == {"clip_low": 0.2, "clip_high": 0.2, "kl_coef": 0.04, "kl_estimator": "k3", "reduction": "sequence"}
+    assert algorithm.parameters == {
+        "clip_low": 0.2,
+        "clip_high": 0.2,
+        "kl_coef": 0.04,
+        "kl_estimator": "k3",
+        "reduction": "sequence",
+    }
     assert algorithm.needs == {"old", "ref"} and algorithm.kl_coef == 0.04
     assert make_algorithm(AlgorithmConfig(kl_coef=0.0)).needs == {"old"}
     assert make_algorithm(AlgorithmConfig(kl_coef=0.0), minibatches=1).needs == frozenset()

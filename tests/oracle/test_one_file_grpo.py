@@ -56,7 +56,11 @@ def test_it_is_short_and_stands_alone() -> None:
         name.split(".")[0]
         for node in ast.walk(ast.parse(source))
         for name in (
-            [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            [a.name for a in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
         )
     }
     assert "lmm_r1" not in names
@@ -83,7 +87,9 @@ def test_loss_and_gradient_equal_the_package(
     for name, images in pictures.items():
         rewards = [float(r) for r in rng.choice([0.0, 0.5, 1.5], 4)]
         episodes = [plain.make_rollout(model, name, g, 3 + 2 * g, images) for g in range(4)]
-        groups.append(Group(Problem(name, (), ""), tuple((e,) for e in episodes), tuple(Score(r, {}, {}) for r in rewards)))
+        groups.append(
+            Group(Problem(name, (), ""), tuple((e,) for e in episodes), tuple(Score(r, {}, {}) for r in rewards))
+        )
         for episode, advantage in zip(episodes, example.group_advantages(rewards), strict=True):
             sequences.append(as_sequence(example, adapter, episode, advantage))
     for sequence in sequences:
@@ -117,7 +123,9 @@ def test_loss_and_gradient_equal_the_package(
 def as_sequence(example: ModuleType, adapter: Any, rollout: Rollout, advantage: float) -> Any:
     ids = torch.from_numpy(rollout.token_ids.astype(np.int64))
     vision = adapter.vision_inputs(rollout.images) if rollout.images else {}
-    return example.Sequence(ids, rollout.prompt_end, vision.get("pixel_values"), vision.get("image_grid_thw"), advantage)
+    return example.Sequence(
+        ids, rollout.prompt_end, vision.get("pixel_values"), vision.get("image_grid_thw"), advantage
+    )
 
 
 def test_two_steps_run(example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,7 +52,9 @@ class PlainAdapter:
         return self._model.model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grid)[0][:, 0].numpy()
 
 
-def random_model(seed: int = 0, dtype: torch.dtype = torch.float32, **sizes: int | bool) -> Qwen2_5_VLForConditionalGeneration:
+def random_model(
+    seed: int = 0, dtype: torch.dtype = torch.float32, **sizes: int | bool
+) -> Qwen2_5_VLForConditionalGeneration:
     """A tiny model whose weights are large enough for every part to matter."""
     torch.manual_seed(seed)
     small = {"hidden": 64, "layers": 2, "intermediate": 96, "vision_hidden": 64, "vision_layers": 2} | sizes

@@ -30,7 +30,9 @@ def test_every_trainable_token_comes_exactly_once(
     for batch in collate(rollouts, adapter, media, micro_tokens):
         seen += batch.members
         batch.spread(batch.select(marks), out)
-        targets = torch.cat([torch.from_numpy(rollouts[i].token_ids[w]) for i, w in zip(batch.members, batch.where, strict=True)])
+        targets = torch.cat(
+            [torch.from_numpy(rollouts[i].token_ids[w]) for i, w in zip(batch.members, batch.where, strict=True)]
+        )
         assert torch.equal(batch.targets, targets.long())
         assert batch.input_ids.numel() <= micro_tokens or len(batch.members) == 1
     assert sorted(seen) == list(range(len(rollouts)))

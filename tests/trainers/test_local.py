@@ -40,7 +40,13 @@ def test_loss_and_gradient_are_the_documented_sum(rollouts: list[Rollout], monke
     samples = samples_of(owner, rollouts, algorithm)
     rng = np.random.default_rng(1)  # an old policy off by some: ratios on both sides of the clip range
     samples = [
-        replace(s, anchors=replace(s.anchors, old_logprobs=s.anchors.old_logprobs + rng.normal(0, 0.3, len(s.rollout.token_ids)).astype(np.float32)))
+        replace(
+            s,
+            anchors=replace(
+                s.anchors,
+                old_logprobs=s.anchors.old_logprobs + rng.normal(0, 0.3, len(s.rollout.token_ids)).astype(np.float32),
+            ),
+        )
         for s in samples
     ]
     model, adapter = owner.model, PlainAdapter(owner.model)
@@ -123,7 +129,10 @@ def test_equal_rewards_move_nothing(rollouts: list[Rollout]) -> None:
     owner = trainer()
     before = weights_of(owner).clone()
     algorithm = make_algorithm(AlgorithmConfig(kl_coef=0.0), minibatches=1)
-    zero = [Sample(s.rollout, s.anchors, Credit(np.zeros_like(s.credit.advantages))) for s in samples_of(owner, rollouts, algorithm)]
+    zero = [
+        Sample(s.rollout, s.anchors, Credit(np.zeros_like(s.credit.advantages)))
+        for s in samples_of(owner, rollouts, algorithm)
+    ]
     assert owner.update(zero, algorithm, 1e-3)["grad_norm"] == 0.0
     assert torch.equal(weights_of(owner), before)
 

@@ -45,12 +45,12 @@ class LocalTrainer:
 
         ValueError for an unknown part in `update.freeze`, or when nothing is left to train.
         """
-        self.model = model.to(device)
+        self.model = model.to(device)  # type: ignore[arg-type]  # transformers mistypes Module.to
         self.updates = 0  # optimiser steps done
         self._adapter, self._update, self._total, self._temperature = adapter, update, total_updates, temperature
         self._device = torch.device(device)
         self._checkpointing = any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
-        config = model.config
+        config: Any = model.config
         self._media = Media(config.image_token_id, config.vision_config.spatial_merge_size**2)
         self._reference: Qwen2_5_VLForConditionalGeneration | None = None
         self.set_reference(reference_model)
@@ -69,7 +69,10 @@ class LocalTrainer:
 
     def set_reference(self, model: Qwen2_5_VLForConditionalGeneration | None) -> None:
         """The frozen start model of the stage; None when no algorithm asks for it."""
-        self._reference = None if model is None else model.to(self._device).requires_grad_(False).eval()
+        self._reference = None
+        if model is not None:
+            model.to(self._device)  # type: ignore[arg-type]
+            self._reference = model.requires_grad_(False).eval()
 
     def anchors(self, rollouts: Sequence[Rollout], needs: frozenset[str]) -> list[Anchors]:
         """What the frozen models say of the rollouts. Without "old" in `needs`, old_logprobs are the sampler's.
