@@ -15,23 +15,25 @@ from typing import Any
 
 from lmm_r1.data.filters import reason_to_drop
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.sources import SOURCES, Verify, read_problems, row_of
+from lmm_r1.data.sources import SOURCES, Verifiers, read_problems, row_of
 from lmm_r1.errors import DataError, Fault, RecipeError
 from lmm_r1.types import Image
 
 EXAMPLES = 10
 
 
-def prepare(source: str, input: str | Path, out_dir: str | Path, verify: Verify, images: ImageStore) -> dict[str, Any]:
+def prepare(
+    source: str, input: str | Path, out_dir: str | Path, verifiers: Verifiers, images: ImageStore
+) -> dict[str, Any]:
     """Read, filter and write a data set; returns the report.
 
-    source: a key of sources.SOURCES. verify: whether a gold answer verifies against itself.
+    source: a key of sources.SOURCES. verifiers: rewards.VERIFIERS; a gold that does not verify against itself is dropped.
     Report: {"source", "input", "kept", "dropped": {reason: n}, "by_source": {name: kept}, "examples": {reason: [fault]}}.
     Raises RecipeError for an unknown source, DataError when the input cannot be read or nothing is kept.
     """
     if source not in SOURCES:
         raise RecipeError(f"no data source '{source}' (there are: {', '.join(SOURCES)})")
-    problems, faults = read_problems(input, images, strict=False, reader=SOURCES[source], verify=verify)
+    problems, faults = read_problems(input, images, verifiers, reader=SOURCES[source])
     dropped: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
 

@@ -20,14 +20,15 @@ from typing import Any, get_args
 
 from lmm_r1.data.images import ImageStore
 from lmm_r1.errors import DataError, Fault
+from lmm_r1.seams import Verifier
 from lmm_r1.types import Image, Message, Problem, Role, Text
 
 Row = Mapping[str, Any]
 #: Takes the path of a picture, relative to the data file.
 Put = Callable[[str], Image]
 Reader = Callable[[Row, int, Put], Problem]
-#: Whether a gold answer verifies against itself (rewards.pays_itself); data may not import rewards.
-Verify = Callable[[Problem], bool]
+#: rewards.VERIFIERS, passed in: data may not import rewards.
+Verifiers = Mapping[str, Verifier]
 
 MAX_LINE = 16 * 1024 * 1024
 _MARKER = re.compile(r"<image\d*>")
@@ -274,15 +275,14 @@ def _row(line: bytes, path: Path, number: int) -> Row | Fault:
 def read_problems(
     path: str | Path,
     images: ImageStore,
+    verifiers: Verifiers | None = None,
     *,
-    strict: bool,
+    strict: bool = False,
     reader: Reader = problems_jsonl,
-    verify: Verify | None = None,
-    verifiers: frozenset[str] | set[str] | None = None,
 ) -> tuple[list[Problem], list[Fault]]:
     """All good rows as Problems, and a Fault (file, row, field) for every bad one.
 
-    verify: called on each problem; False makes its answer a fault. verifiers: the known ones.
+    verifiers: when given, an unknown verifier is a fault, and an answer that does not verify against itself.
     Raises DataError when the file cannot be read; with `strict`, for any fault, and for a file without rows.
     """
     file = Path(path)
@@ -299,7 +299,7 @@ def read_problems(
             continue
         try:
             problem = reader(row, number, put)
-            _check(problem, first, verify, verifiers)
+            _check(problem, first, verifiers)
         except DataError as error:
             faults.extend(replace(f, file=str(file), row=number) for f in error.faults)
             continue
@@ -312,14 +312,15 @@ def read_problems(
     return problems, faults
 
 
-def _check(
-    problem: Problem, first: Mapping[str, int], verify: Verify | None, verifiers: set[str] | frozenset[str] | None
-) -> None:
+def _check(problem: Problem, first: Mapping[str, int], verifiers: Verifiers | None) -> None:
     if problem.id in first:
         raise fault("id", f"'{problem.id}' was used in row {first[problem.id]} already")
-    if verifiers is not None and problem.verifier not in verifiers:
+    if verifiers is None:
+        return
+    if problem.verifier not in verifiers:
         raise fault("verifier", f"'{problem.verifier}' is unknown (there are: {', '.join(sorted(verifiers))})")
-    if verify is not None and not verify(problem):
+    # The box keeps an answer that looks like a sentence or holds a tag in one piece.
+    if verifiers[problem.verifier](problem, f"<answer>\\boxed{{{problem.answer}}}</answer>").value != 1.0:
         shown = problem.answer if len(problem.answer) <= 60 else problem.answer[:57] + "..."
         raise fault("answer", f"does not verify against itself as {problem.verifier}: {shown!r}")
 

@@ -33,8 +33,3 @@ def verify(gold: str, prediction: str, kind: str = "math", choices: Sequence[str
         kind = "choice"
     problem = Problem("", (), gold, verifier=kind, choices=tuple(choices) if choices else None)
     return VERIFIERS[kind](problem, prediction)
-
-
-def pays_itself(problem: Problem) -> bool:
-    """Whether the gold answer verifies against itself: a row for which it does not can teach nothing."""
-    return VERIFIERS[problem.verifier](problem, f"<answer>\\boxed{{{problem.answer}}}</answer>").value == 1.0
