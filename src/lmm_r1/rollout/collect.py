@@ -67,7 +67,11 @@ def collect(
         rounds += 1
     if shuffle:
         groups = shuffled(groups, seed_of(*seed, "shuffle"))
-    counts = {"collect/dropped_long": float(dropped), "collect/discarded": float(discarded), "collect/rounds": float(rounds)}
+    counts = {
+        "collect/dropped_long": float(dropped),
+        "collect/discarded": float(discarded),
+        "collect/rounds": float(rounds),
+    }
     return Collected(tuple(groups), counts)
 
 

@@ -119,7 +119,9 @@ def play(
             episode.env.close()
     missing = [e.problem.id for e in played if not e.turns]
     if missing:
-        raise EngineError(f"the engine returned no reply for {len(missing)} episodes, the first of problem {missing[0]}")
+        raise EngineError(
+            f"the engine returned no reply for {len(missing)} episodes, the first of problem {missing[0]}"
+        )
     return [episode.rollout(index) for index, episode in enumerate(played)]
 
 

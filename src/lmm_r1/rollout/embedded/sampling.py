@@ -44,7 +44,7 @@ def nucleus(weights: Tensor, top_p: Tensor) -> Tensor:
 
     float64[B, V] and float64[B]; equal weights keep their order by id. At top_p = 1 nothing is dropped.
     """
-    ordered, order = weights.sort(-1, descending=True, stable=True)
+    ordered, order = weights.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered
     outside = (before >= top_p[:, None]) & (top_p[:, None] < 1)
     outside[:, 0] = False  # the likeliest token always stays
