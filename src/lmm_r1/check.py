@@ -1,0 +1,155 @@
+"""`lmm-r1 check`: everything about a recipe that can be known without training.
+
+The recipe, the model folder's layout, every row of prepared data, and the length of every prompt. What is
+merely not here yet (hub weights, data that says how to obtain it) is pending, not wrong.
+Leaves out loading weights. Counting prompt tokens needs an adapter, so the counter comes from outside.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lmm_r1.config import Model, Recipe, Stage
+from lmm_r1.data.images import ImageStore
+from lmm_r1.data.sources import read_problems, rows
+from lmm_r1.data.stream import with_system
+from lmm_r1.errors import CheckpointError, DataError, Fault, RecipeError
+from lmm_r1.recipes import data_path, load_recipe, system_prompt
+from lmm_r1.rewards import VERIFIERS
+from lmm_r1.types import Problem
+
+#: count(model, images, problems) -> prompt tokens of each problem, pictures included.
+CountTokens = Callable[[Model, ImageStore, Sequence[Problem]], list[int]]
+
+#: What a Hugging Face folder must hold besides weights: the file, and others that do as well.
+LAYOUT = (
+    ("config.json",),
+    ("tokenizer.json", "vocab.json"),
+    ("tokenizer_config.json",),
+    ("preprocessor_config.json", "processor_config.json"),
+)
+SHIPPED = Path(__file__).parent / "models" / "micro_base"
+
+
+def check(path: str | Path, overrides: Sequence[str] = (), count: CountTokens | None = None) -> dict[str, Any]:
+    """{"ok", "errors": [{file, row, field, message, remedy}], "pending": [the same], "exit_code"}; never raises for a fault.
+
+    count: None leaves prompt lengths unchecked; it is called only when the model's folder is on this disk.
+    """
+    try:
+        recipe = load_recipe(path, overrides)
+    except RecipeError as error:
+        return _report(list(error.faults), [], error.exit_code)
+    wrong, pending = check_model(recipe.model)
+    exit_code = CheckpointError.exit_code if wrong else 0
+    here = not wrong and not pending
+    rows_wrong: list[Fault] = []
+    for name, stage in recipe.stage.items():
+        found, missing = _check_stage(Path(path), recipe, name, stage, count if here else None)
+        rows_wrong += found
+        pending += missing
+    # The first kind of fault that a run would meet decides the exit code.
+    exit_code = exit_code or (DataError.exit_code if rows_wrong else 0)
+    return _report(wrong + rows_wrong, pending, exit_code)
+
+
+def check_model(model: Model) -> tuple[list[Fault], list[Fault]]:
+    """(errors, pending) of the start weights: the layout of a local folder; a hub id is pending."""
+    folder = SHIPPED if model.base == "micro" else Path(model.base).expanduser()
+    if not folder.is_dir():
+        if folder.is_file() or model.base.count("/") != 1 or model.base.startswith((".", "/", "~")):
+            return [Fault("no such model folder", file=model.base, field="model.base")], []
+        remedy = f"fetched from the hub by its first use, or: hf download {model.base} and give that folder"
+        return [], [Fault("weights are not a local folder", file=model.base, field="model.base", remedy=remedy)]
+    wrong = [
+        Fault(f"the model folder has no {' or '.join(names)}", file=str(folder), field="model.base")
+        for names in LAYOUT
+        if not any((folder / name).is_file() for name in names)
+    ]
+    wrong += _check_config(folder / "config.json")
+    pending = []
+    if not any(folder.glob("*.safetensors")):
+        pending.append(Fault("the model folder has no *.safetensors", file=str(folder), field="model.base"))
+    return wrong, pending
+
+
+def _check_config(path: Path) -> list[Fault]:
+    """Is config.json readable, and of a family that there is an adapter for?"""
+    if not path.is_file():
+        return []
+    try:
+        family = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        return [Fault(f"not a model's config: {error}", file=str(path))]
+    if family != "qwen2_5_vl":
+        return [
+            Fault(
+                f'no adapter for the family "{family}"', file=str(path), field="model_type", remedy="known: qwen2_5_vl"
+            )
+        ]
+    return []
+
+
+def _check_stage(
+    recipe_path: Path, recipe: Recipe, name: str, stage: Stage, count: CountTokens | None
+) -> tuple[list[Fault], list[Fault]]:
+    """(errors, pending) of a stage's prepared data."""
+    wrong: list[Fault] = []
+    pending: list[Fault] = []
+    for index, data in enumerate(stage.data):
+        if data.source != "problems":
+            continue
+        path, field = data_path(recipe_path, data), f"stage.{name}.data.{index}"
+        if not path.is_file():
+            absent = Fault("the data is not here", file=str(path), field=f"{field}.path", remedy=data.obtain)
+            (pending if data.obtain else wrong).append(absent)
+            continue
+        images = ImageStore()
+        try:
+            problems, faults = read_problems(path, images, VERIFIERS)
+        except DataError as error:  # the file as a whole cannot be read
+            wrong += error.faults
+            continue
+        wrong += faults
+        problems = [p for p in problems if data.domain in (None, p.domain)]
+        if not problems and not faults:
+            rows = f'rows of domain "{data.domain}"' if data.domain else "rows"
+            wrong.append(
+                Fault(f"the data has no {rows}", file=str(path), field=f"{field}.domain" if data.domain else field)
+            )
+        if count is not None and problems:
+            wrong += _check_lengths(path, recipe, stage, images, problems, count)
+    return wrong, pending
+
+
+def _check_lengths(
+    path: Path, recipe: Recipe, stage: Stage, images: ImageStore, problems: Sequence[Problem], count: CountTokens
+) -> list[Fault]:
+    """Prompts over the limit: the loop would drop and count them; a person should hear of it before."""
+    limit, system = stage.rollout.max_prompt_tokens, system_prompt(recipe, stage.prompt)
+    lengths = count(recipe.model, images, [with_system(problem, system) for problem in problems])
+    too_long = {p.id: length for p, length in zip(problems, lengths, strict=True) if length > limit}
+    return [
+        Fault(
+            f"the prompt has {too_long[row['id']]} tokens, more than rollout.max_prompt_tokens = {limit}",
+            file=str(path),
+            row=number,
+            field="messages",
+            remedy="raise the limit or drop the row: a prompt is never cut",
+        )
+        for number, row in (rows(path) if too_long else ())
+        if not isinstance(row, Fault) and row.get("id") in too_long
+    ]
+
+
+def _report(errors: Sequence[Fault], pending: Sequence[Fault], exit_code: int) -> dict[str, Any]:
+    return {
+        "ok": not errors,
+        "errors": [asdict(fault) for fault in errors],
+        "pending": [asdict(fault) for fault in pending],
+        "exit_code": exit_code,
+    }

@@ -1,0 +1,127 @@
+"""`check`: data and model folders are judged without training, and what is only absent is pending."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lmm_r1.check import LAYOUT, check
+from lmm_r1.config import Model
+from lmm_r1.data.images import ImageStore
+from lmm_r1.types import Problem, Text
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+
+
+def row(identity: str, question: str = "1+1?", **more: Any) -> dict[str, Any]:
+    content = [{"type": "text", "text": question}]
+    return {"id": identity, "messages": [{"role": "user", "content": content}], "answer": "2", **more}
+
+
+def recipe(folder: Path, rows: Sequence[object] | None, obtain: str = "", domain: str = "") -> Path:
+    """A recipe over problems.jsonl with these rows; None leaves the file out."""
+    if rows is not None:
+        lines = (r if isinstance(r, str) else json.dumps(r) for r in rows)
+        (folder / "problems.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    model = folder / "model"
+    model.mkdir()
+    for names in LAYOUT:
+        (model / names[0]).write_text(json.dumps({"model_type": "qwen2_5_vl"}), encoding="utf-8")
+    (model / "model.safetensors").touch()
+    path = folder / "recipe.toml"
+    extra = f', obtain = "{obtain}"' if obtain else ""
+    extra += f', domain = "{domain}"' if domain else ""
+    path.write_text(
+        f'name = "x"\n[model]\nbase = "{model}"\n[stage.only]\nsteps = 1\n'
+        f'data = [{{ source = "problems", path = "problems.jsonl"{extra} }}]\n',
+        encoding="utf-8",
+    )
+    return path
+
+
+def words(model: Model, images: ImageStore, problems: Sequence[Problem]) -> list[int]:
+    """A stand-in counter: words of all messages."""
+    return [sum(len(p.text.split()) for m in q.messages for p in m.content if isinstance(p, Text)) for q in problems]
+
+
+def test_the_3b_recipe_is_valid_before_anything_is_downloaded() -> None:
+    """Catches a check that calls absent weights and obtainable data wrong, or hides that they are absent."""
+    report = check(RECIPES / "lmm_r1_3b" / "fre_text.toml")
+    assert report["ok"], report["errors"]
+    assert [p["field"] for p in report["pending"]] == ["model.base", "stage.fre_text.data.0.path"]
+    assert all(p["remedy"] for p in report["pending"])
+
+
+def test_good_rows_pass(tmp_path: Path) -> None:
+    """Catches a check that finds fault with good data."""
+    report = check(recipe(tmp_path, [row("a"), row("b")]), count=words)
+    assert report == {"ok": True, "errors": [], "pending": [], "exit_code": 0}
+
+
+def test_bad_rows_are_named(tmp_path: Path) -> None:
+    """Catches a bad row that is skipped, or named without its file, row and field."""
+    rows = [row("a"), "{not json", row("a"), {**row("c"), "answer": ""}, {**row("d"), "messages": []}]
+    report = check(recipe(tmp_path, rows))
+    assert not report["ok"]
+    assert report["exit_code"] == 3
+    assert {(e["row"], e["field"]) for e in report["errors"]} >= {(3, "id"), (4, "answer"), (5, "messages")}
+    assert {e["row"] for e in report["errors"]} == {2, 3, 4, 5}
+    assert all(e["file"].endswith("problems.jsonl") and e["message"] for e in report["errors"])
+
+
+def test_a_missing_picture_is_named(tmp_path: Path) -> None:
+    """Catches data whose pictures were left behind: the run would die hours later."""
+    bad = row("a")
+    bad["messages"][0]["content"].insert(0, {"type": "image", "image": "images/gone.png"})
+    (error,) = check(recipe(tmp_path, [bad]))["errors"]
+    assert error["row"] == 1
+    assert "gone.png" in error["message"] + error["field"]
+
+
+def test_prompts_over_the_limit_are_named(tmp_path: Path) -> None:
+    """Catches a prompt that would be cut, or silently dropped by the loop; the system prompt counts."""
+    path = recipe(tmp_path, [row("a"), row("b", "word " * 509)])
+    (error,) = check(path, count=words)["errors"]
+    assert error["row"] == 2
+    assert "513 tokens" in error["message"]
+    assert check(path, ["stage.only.rollout.max_prompt_tokens=600"], count=words)["ok"]
+
+
+def test_absent_data_is_an_error_unless_it_can_be_obtained(tmp_path: Path) -> None:
+    """Catches a typing error in a path that looks like data to be fetched."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    without = check(recipe(tmp_path / "a", None))
+    assert [e["field"] for e in without["errors"]] == ["stage.only.data.0.path"]
+    with_hint = check(recipe(tmp_path / "b", None, obtain="ask for it"))
+    assert with_hint["ok"]
+    assert with_hint["pending"][0]["remedy"] == "ask for it"
+
+
+def test_a_domain_without_rows_is_an_error(tmp_path: Path) -> None:
+    """Catches a stage that would wait for problems that never come."""
+    (error,) = check(recipe(tmp_path, [row("a", domain="text")], domain="geometry"))["errors"]
+    assert "geometry" in error["message"]
+
+
+def test_model_folders(tmp_path: Path) -> None:
+    """Catches a model folder without its processor files: training would start with another preprocessing."""
+    path = recipe(tmp_path, [row("a")])
+    (tmp_path / "model" / "preprocessor_config.json").unlink()
+    (tmp_path / "model" / "model.safetensors").unlink()
+    report = check(path)
+    assert report["exit_code"] == 4
+    assert [e["field"] for e in report["errors"]] == ["model.base"]
+    assert len(report["pending"]) == 1
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "other"}', encoding="utf-8")
+    assert any('"other"' in e["message"] for e in check(path)["errors"])
+    assert not check(path, ["model.base=./nowhere"])["ok"]
+
+
+def test_a_broken_recipe_is_reported_not_raised(tmp_path: Path) -> None:
+    """Catches a check that dies of what it looks for."""
+    report = check(tmp_path / "absent.toml")
+    assert (report["ok"], report["exit_code"], len(report["errors"])) == (False, 2, 1)
+    assert set(report["errors"][0]) == {"file", "row", "field", "message", "remedy"}
