@@ -17,21 +17,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from lmm_r1 import build_base as base_model
 from lmm_r1.algorithms.named import make_algorithm
 from lmm_r1.config import Data, Evaluate, Model, Recipe, Reward, Stage
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.sources import load_problems
+from lmm_r1.data.sources import read_problems
 from lmm_r1.data.stream import ListSource, ProblemStream, Source
 from lmm_r1.data.synthetic import SyntheticSource
 from lmm_r1.envs import ENVIRONMENTS
-from lmm_r1.errors import CheckpointError, Fault, NumericError, RecipeError
+from lmm_r1.errors import CheckpointError, DataError, Fault, RecipeError
 from lmm_r1.evaluation.evaluate import SetResult, evaluate_set, result_from
 from lmm_r1.evaluation.results import results_of
 from lmm_r1.evaluation.suites import suite
 from lmm_r1.models.adapters import make_adapter
 from lmm_r1.models.load import export_model, load_model, resolve_folder
 from lmm_r1.models.micro import MICRO_DIR
-from lmm_r1.recipes import PROMPTS, dump_recipe
+from lmm_r1.recipes import data_path, dump_recipe, system_prompt
 from lmm_r1.reports.page import write_report
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.rewards.score import make_scorer
@@ -46,7 +47,7 @@ from lmm_r1.seams import ModelAdapter
 from lmm_r1.train import Signals, StageRun, train_stage
 from lmm_r1.trainers.local import LocalTrainer
 from lmm_r1.trainers.schedule import minibatches
-from lmm_r1.types import Image, Message, Request, Text
+from lmm_r1.types import Image, Message, Problem, Request, Text
 
 #: The largest log-prob difference between a stage's trainer and its exported, reloaded model.
 HAND_OFF_TOLERANCE = 1e-5
@@ -66,12 +67,16 @@ def device_of(model: Model) -> str:
     return model.device
 
 
-def system_prompt(recipe: Recipe, profile: str) -> str:
-    """The text of a prompt profile: the recipe's own ones win over the built-in ones."""
-    profiles = PROMPTS | recipe.prompts
-    if profile not in profiles:
-        raise RecipeError(f"no prompt profile '{profile}' (there are: {', '.join(profiles)})")
-    return profiles[profile]
+def set_threads(count: int) -> None:
+    """Fix the CPU threads of torch: a part of what fixes the numbers."""
+    torch.set_num_threads(count)
+
+
+def build_base(out_dir: Path, *, steps: int | None = None, seed: int | None = None) -> Path:
+    """`lmm-r1 build-base`: the shipped recipe of the micro base, or one with fewer steps or another seed."""
+    shipped = base_model.BaseRecipe()
+    recipe = base_model.shortened(shipped, steps or shipped.steps)
+    return base_model.build_base(out_dir, replace(recipe, seed=shipped.seed if seed is None else seed))
 
 
 def probes(adapter: ModelAdapter, images: ImageStore) -> list[Probe]:
@@ -311,7 +316,7 @@ def stage_run(
         environments=ENVIRONMENTS,
         score=make_scorer(stage.reward),
         trainer=trainer,
-        link=LocalLink(trainer, engine, probes(adapter, shop.images)),
+        link=LocalLink(trainer, engine, probes(adapter, shop.images), stage.rollout.temperature),
         algorithm=algorithm,
         deal=lambda samples, seed: minibatches(samples, stage.update, seed),
         tracker=Trackers(
@@ -321,7 +326,10 @@ def stage_run(
         live=shop.live,
         signals=shop.signals,
         evaluate=lambda: _metrics(
-            {s: evaluate_with(shop, s, engine, adapter, system_prompt(recipe, recipe.evaluate.prompt)) for s in recipe.evaluate.sets}
+            {
+                s: evaluate_with(shop, s, engine, adapter, system_prompt(recipe, recipe.evaluate.prompt))
+                for s in recipe.evaluate.sets
+            }
         ),
         # Synthetic pictures are drawn anew each step; those of a data set are files and stay.
         forget_images=(lambda: shop.images.forget(kept)) if endless else (lambda: None),
@@ -337,8 +345,12 @@ def make_source(data: Data, recipe_path: Path, images: ImageStore, seed: int) ->
     if data.source == "synthetic":
         assert data.domain is not None
         return SyntheticSource(data.domain, images, families=data.families, seed=seed)
-    path = (recipe_path.parent / data.path).resolve()
-    problems = load_problems(path, images, VERIFIERS)
+    path = data_path(recipe_path, data)
+    if not path.is_file():
+        raise DataError(Fault("the data is not here", file=str(path), remedy=data.obtain))
+    problems, faults = read_problems(path, images, VERIFIERS)
+    if faults:
+        raise DataError(*faults)
     if data.domain is not None:
         problems = [p for p in problems if p.domain == data.domain]
     return ListSource(problems)
@@ -355,16 +367,24 @@ def evaluate_model(
     seed: int = 0,
     prompts: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a model folder (or "micro"); {"model", "weights_sha256", "sets": {name: summary}}."""
+    """Evaluate a model folder (or "micro"); {"weights_sha256", "arms": {model: {set: summary}}, and the settings}."""
     recipe = _ad_hoc(model, seed, prompts)
-    knobs = Evaluate(sets=tuple(sets), items=items, prompt=prompt, temperature=temperature, max_new_tokens=max_new_tokens)
+    knobs = Evaluate(
+        sets=tuple(sets), items=items, prompt=prompt, temperature=temperature, max_new_tokens=max_new_tokens
+    )
     shop = _workshop(recipe.model_copy(update={"evaluate": knobs}))
     for name in sets:
         suite(name)  # a misspelt set stops before the model loads
     engine, adapter, sha = _loaded(shop, base_folder(model))
     system = system_prompt(recipe, prompt)
     summaries = {name: evaluate_with(shop, name, engine, adapter, system).summary() for name in sets}
-    return {"model": model, "weights_sha256": sha, "prompt": prompt, "temperature": temperature, "seed": seed, "sets": summaries}
+    return {
+        "arms": {model: summaries},
+        "weights_sha256": sha,
+        "prompt": prompt,
+        "temperature": temperature,
+        "seed": seed,
+    }
 
 
 def sample_model(
@@ -379,8 +399,13 @@ def sample_model(
     top_p: float = 1.0,
     max_new_tokens: int = 64,
 ) -> dict[str, Any]:
-    """Sample n replies; {"weights_sha256", "prompt_token_ids", "images", "samples": [{token_ids, logprobs, stop, text}]}."""
-    shop = _workshop(_ad_hoc(model, seed, None))
+    """Sample n replies: {"samples": [{prompt_token_ids, token_ids, logprobs, stop, text, weights_sha256}], and the settings}.
+
+    token_ids hold the placeholders expanded, as the model ran them; logprobs are in nats at the temperature.
+    """
+    recipe = _ad_hoc(model, seed, None)
+    knobs = recipe.engine.model_copy(update={"slots": min(n, recipe.engine.slots), "max_context": 32768})
+    shop = _workshop(recipe.model_copy(update={"engine": knobs}))
     engine, adapter, sha = _loaded(shop, base_folder(model))
     content: tuple[Text | Image, ...] = (*(shop.images.put_file(path) for path in images), Text(prompt))
     messages = ((Message("system", (Text(system),)),) if system else ()) + (Message("user", content),)
@@ -400,10 +425,12 @@ def sample_model(
         "seed": seed,
         "samples": [
             {
+                "prompt_token_ids": encoded.token_ids.tolist(),
                 "token_ids": r.token_ids.tolist(),
                 "logprobs": [float(x) for x in r.logprobs],
                 "stop": r.stop,
                 "text": adapter.decode(r.token_ids),
+                "weights_sha256": sha,
             }
             for r in replies
         ],
@@ -413,7 +440,9 @@ def sample_model(
 def _ad_hoc(model: str, seed: int, prompts: Mapping[str, str] | None) -> Recipe:
     """A recipe around a model that is only sampled from."""
     never = Stage(steps=1, data=(Data(domain="text"),))
-    return Recipe(name="ad_hoc", seed=seed, prompts=dict(prompts or {}), model=Model(base=model), stage={"never": never})
+    return Recipe(
+        name="ad_hoc", seed=seed, prompts=dict(prompts or {}), model=Model(base=model), stage={"never": never}
+    )
 
 
 def _workshop(recipe: Recipe) -> Workshop:
@@ -431,3 +460,9 @@ def _loaded(shop: Workshop, folder: str) -> tuple[EmbeddedEngine, ModelAdapter, 
     weights: Callable[[], Any] = lambda: ((n, p.detach()) for n, p in model.named_parameters())  # noqa: E731
     engine.load_weights(weights(), version=0)
     return engine, adapter, digest(weights())
+
+
+def prompt_tokens(model: Model, images: ImageStore, problems: Sequence[Problem]) -> list[int]:
+    """Tokens of each problem's prompt, pictures included, as the model of a recipe would see them."""
+    adapter = make_adapter(base_folder(model.base), images, model)
+    return [len(adapter.encode(problem.messages).token_ids) for problem in problems]

@@ -1,7 +1,7 @@
 """`lmm-r1 build-base`: makes the shipped micro base model by supervision, from nothing but a seed.
 
-Two phases on the lessons of data/habits.py: the skill to convergence, then the mixture of habits that
-hides it. No evaluation item is ever trained on (data/items.py). The script writes the model folder,
+Three phases on the lessons of data/habits.py: sums in words and reading glyphs, then the skill on
+everything, then the mixture of habits that hides it. No evaluation item is ever trained on (data/items.py). The script writes the model folder,
 `training.jsonl` with its curves, and `recipe.json` with everything that fixes the result.
 
 Axis legend: R rows of a batch, L row length, P patches of all pictures of a batch.
@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +24,13 @@ from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGenera
 from lmm_r1.config import Model
 from lmm_r1.data import habits
 from lmm_r1.data.images import ImageStore
+from lmm_r1.data.items import Picture
 from lmm_r1.data.synthetic import to_problem
 from lmm_r1.models.load import load_tokenizer
 from lmm_r1.models.micro import micro_config, micro_tokenizer, save_micro
 from lmm_r1.models.qwen_vl import QwenVLAdapter
 from lmm_r1.recipes import PROMPTS
-from lmm_r1.types import Message, Text
+from lmm_r1.types import Image, Message, Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,10 @@ class BaseRecipe:
     """What fixes the base model, besides the code. hidden .. vision_layers as in `micro_config`."""
 
     seed: int = 1
-    steps: int = 2700
-    habit_steps: int = 600
+    first_steps: int = 600  # on habits.FIRST_MIX: short lessons, learned several times faster than the whole mix
+    first_batch: int = 64
+    steps: int = 1900
+    habit_steps: int = 400
     batch: int = 32
     lr: float = 2e-3
     warmup: int = 100
@@ -55,6 +58,17 @@ class BaseRecipe:
         return {k: getattr(self, k) for k in ("hidden", "layers", "intermediate", "vision_hidden", "vision_layers")}
 
 
+def shortened(recipe: BaseRecipe, steps: int) -> BaseRecipe:
+    """The same recipe with another number of steps, its phases in proportion."""
+    share = steps / recipe.steps
+    return replace(
+        recipe,
+        steps=steps,
+        first_steps=round(recipe.first_steps * share),
+        habit_steps=round(recipe.habit_steps * share),
+    )
+
+
 def corpus(seed: int, count: int = 6000) -> Iterator[str]:
     """Text that the tokenizer is trained on: questions and replies, never evaluation items."""
     yield from (text for text in PROMPTS.values() if len(text) < 100)
@@ -63,9 +77,15 @@ def corpus(seed: int, count: int = 6000) -> Iterator[str]:
         yield from ("system user assistant", lesson.question, lesson.reply)
 
 
-def _rows(adapter: QwenVLAdapter, tokenizer: PreTrainedTokenizerBase, lessons: list[habits.Lesson], put) -> dict[str, torch.Tensor]:  # type: ignore[no-untyped-def]
+def _rows(
+    adapter: QwenVLAdapter,
+    tokenizer: PreTrainedTokenizerBase,
+    lessons: list[habits.Lesson],
+    put: Callable[[Picture], Image],
+) -> dict[str, torch.Tensor]:
     """Right-padded rows: input_ids, labels int64[R, L], positions int64[3, R, L], pictures concatenated."""
-    ids, targets, positions, images = [], [], [], []
+    ids, targets, positions = [], [], []
+    images: list[Image] = []
     for lesson in lessons:
         problem = to_problem(lesson.item, "", "lesson", put)
         content = tuple(Text(lesson.question) if isinstance(p, Text) else p for p in problem.messages[0].content)
@@ -121,14 +141,21 @@ class Lessons(IterableDataset):  # type: ignore[type-arg]
         adapter = QwenVLAdapter.from_folder(self._folder, images, Model())
         skill_steps = self._recipe.steps - self._recipe.habit_steps
         for step in range(self._first, self._last):
-            numbers = range(step * self._recipe.batch, (step + 1) * self._recipe.batch)
+            early = step < self._recipe.first_steps
+            mix = habits.FIRST_MIX if early else habits.MIX
+            first = step * max(self._recipe.batch, self._recipe.first_batch)
+            count = self._recipe.first_batch if early else self._recipe.batch
             skill_only = step < skill_steps or self._split != "train"
-            lessons = [habits.lesson(self._recipe.seed, n, skill_only, self._split) for n in numbers]
+            lessons = [
+                habits.lesson(self._recipe.seed, n, skill_only, self._split, mix) for n in range(first, first + count)
+            ]
             yield [_rows(adapter, tokenizer, part, images.put) for part in _buckets(lessons)]
             images.forget(set())
 
 
-def _forward(model: Qwen2_5_VLForConditionalGeneration, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def _forward(
+    model: Qwen2_5_VLForConditionalGeneration, batch: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(logits [N, V], targets [N]) at the positions that predict a reply token."""
     vision = {k: batch[k] for k in ("pixel_values", "image_grid_thw") if k in batch}
     hidden = model.model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False, **vision)[0]
@@ -162,7 +189,10 @@ def build_base(out_dir: Path, recipe: BaseRecipe | None = None, log_every: int =
     decay = [p for p in model.parameters() if p.dim() > 1]
     rest = [p for p in model.parameters() if p.dim() <= 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}], lr=recipe.lr, betas=(0.9, 0.98), fused=True
+        [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}],
+        lr=recipe.lr,
+        betas=(0.9, 0.98),
+        fused=True,
     )
     loader = DataLoader(Lessons(recipe, out_dir, 0, recipe.steps), batch_size=None, num_workers=1, prefetch_factor=4)
     held_out = list(Lessons(recipe, out_dir, 50_000_000, 50_000_004, "evaluation"))

@@ -72,7 +72,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for field, message, remedy in wrong:
         # A table that only an override made has no line in the file.
         source = next(
-            (o for k, o in overridden.items() if _under(field, k) or _under(k, field) and field not in rows), None
+            (o for k, o in overridden.items() if _under(field, k) or (_under(k, field) and field not in rows)), None
         )
         faults.append(
             Fault(

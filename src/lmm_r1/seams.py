@@ -151,8 +151,8 @@ class Trainer(Protocol):
     def anchors(self, rollouts: Sequence[Rollout], needs: frozenset[str]) -> list[Anchors]:
         """Log-probs of the frozen models, before any update of this step."""
 
-    def update(self, samples: Sequence[Sample], algorithm: Algorithm, lr: float) -> dict[str, float]:
-        """One optimiser step over all samples; returns its metrics. NumericError before a bad step."""
+    def update(self, samples: Sequence[Sample], algorithm: Algorithm) -> dict[str, float]:
+        """One optimiser step over all samples, at the schedule's rate; returns its metrics. NumericError before a bad step."""
 
     def weights(self) -> Iterable[tuple[str, torch.Tensor]]:
         """Trained weights by Hugging Face name, without tied copies."""

@@ -17,7 +17,10 @@ def stream(texts: list[str]):  # type: ignore[no-untyped-def]
 
     def take(n: int) -> list[Problem]:
         nonlocal at
-        taken = [Problem(f"p{(at + i) % len(texts)}", (Message("user", (Text(texts[(at + i) % len(texts)]),)),), "1") for i in range(n)]
+        taken = [
+            Problem(f"p{(at + i) % len(texts)}", (Message("user", (Text(texts[(at + i) % len(texts)]),)),), "1")
+            for i in range(n)
+        ]
         at += n
         return taken
 
@@ -26,12 +29,16 @@ def stream(texts: list[str]):  # type: ignore[no-untyped-def]
 
 def score(problem: Problem, replies, stop: str) -> Score:  # type: ignore[no-untyped-def]
     right = float(replies[-1] == "1")
-    return Score(0.5 + right, {"format": 1.0, "accuracy": right}, {"format": "ok", "accuracy": "correct" if right else "wrong"})
+    return Score(
+        0.5 + right, {"format": 1.0, "accuracy": right}, {"format": "ok", "accuracy": "correct" if right else "wrong"}
+    )
 
 
 def run(texts: list[str], config: RolloutConfig, **more):  # type: ignore[no-untyped-def]
     engine = ScriptedEngine(lambda r: "1" if r.seed % 3 else "0")
-    return collect(stream(texts), engine, CharAdapter(), ENVIRONMENTS, score, config, max_context=100, seed=(0,), **more)
+    return collect(
+        stream(texts), engine, CharAdapter(), ENVIRONMENTS, score, config, max_context=100, seed=(0,), **more
+    )
 
 
 def test_groups_keep_their_problem_and_their_size() -> None:
@@ -57,7 +64,9 @@ def test_a_limit_that_nothing_fits_is_an_error() -> None:
 
 def test_dynamic_sampling_refills_and_counts_what_it_discards() -> None:
     """Catches discarded groups that vanish, and a step that never ends."""
-    kept = run(["a", "b", "c", "d"], RolloutConfig(prompts=4, siblings=2, max_rounds=5), keep=lambda g: g.problem.id != "p1")
+    kept = run(
+        ["a", "b", "c", "d"], RolloutConfig(prompts=4, siblings=2, max_rounds=5), keep=lambda g: g.problem.id != "p1"
+    )
     assert len(kept.groups) == 4 and kept.counts["collect/discarded"] >= 1
     none = run(["a"], RolloutConfig(prompts=2, siblings=2, max_rounds=3), keep=lambda g: False)
     assert none.groups == () and none.counts["collect/rounds"] == 3.0
@@ -78,7 +87,10 @@ def test_metrics_by_hand() -> None:
     """Catches shares and means taken over the wrong axis."""
     got = run(["a"], RolloutConfig(prompts=1, siblings=2))
     (rollouts,) = [g.rollouts for g in got.groups]
-    scores = (Score(1.5, {"accuracy": 1.0}, {"accuracy": "correct"}), Score(0.5, {"accuracy": 0.0}, {"accuracy": "no_answer"}))
+    scores = (
+        Score(1.5, {"accuracy": 1.0}, {"accuracy": "correct"}),
+        Score(0.5, {"accuracy": 0.0}, {"accuracy": "no_answer"}),
+    )
     mixed = Group(got.groups[0].problem, got.groups[0].episodes, scores)
     equal = Group(got.groups[0].problem, got.groups[0].episodes, (scores[1], scores[1]))
     metrics = describe([mixed, equal])

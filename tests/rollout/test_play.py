@@ -89,7 +89,9 @@ class Counting:
     def step(self, reply: str) -> Step:
         self.turn += 1
         done = self.turn == 3
-        return Step(() if done else (Message("user", (Image(f"s{self.turn}", 56, 56), Text("on"))),), float(self.turn), done)
+        return Step(
+            () if done else (Message("user", (Image(f"s{self.turn}", 56, 56), Text("on"))),), float(self.turn), done
+        )
 
     def close(self) -> None:
         self.closed = True
@@ -98,7 +100,9 @@ class Counting:
 def test_turns_append_tokens_and_pictures_and_environment_text_is_not_trained_on() -> None:
     """Catches a re-rendered history, pictures out of order and gradients on the game's words."""
     engine = ScriptedEngine(lambda r: "ab"[: 1 + r.id])
-    rollouts = play([(problem("g", env="game"), s) for s in range(2)], engine, CharAdapter(), {"game": Counting}, SAMPLING, (0,))
+    rollouts = play(
+        [(problem("g", env="game"), s) for s in range(2)], engine, CharAdapter(), {"game": Counting}, SAMPLING, (0,)
+    )
     for rollout in rollouts:
         assert [i.sha for i in rollout.images] == ["s0", "s1", "s2"]
         assert [t.reward for t in rollout.turns] == [1.0, 2.0, 3.0]
@@ -122,12 +126,16 @@ def test_a_cut_reply_ends_the_episode() -> None:
             for reply in super().finished():
                 yield Reply(reply.id, reply.prompt_ids, reply.token_ids, reply.logprobs, "length", 0)
 
-    (rollout,) = play([(problem("g", env="game"), 0)], Cut(lambda r: "x"), CharAdapter(), {"game": Counting}, SAMPLING, (0,))
+    (rollout,) = play(
+        [(problem("g", env="game"), 0)], Cut(lambda r: "x"), CharAdapter(), {"game": Counting}, SAMPLING, (0,)
+    )
     assert rollout.stop == "length" and len(rollout.turns) == 1
 
 
 def test_a_full_context_ends_the_episode_before_another_turn() -> None:
     """Catches a turn that could not fit."""
     tight = Sampling(max_new_tokens=8, temperature=1.0, max_context=20)
-    (rollout,) = play([(problem("g", env="game"), 0)], ScriptedEngine(lambda r: "abc"), CharAdapter(), {"game": Counting}, tight, (0,))
+    (rollout,) = play(
+        [(problem("g", env="game"), 0)], ScriptedEngine(lambda r: "abc"), CharAdapter(), {"game": Counting}, tight, (0,)
+    )
     assert rollout.stop == "context" and len(rollout.turns) == 1

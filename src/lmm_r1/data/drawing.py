@@ -65,7 +65,9 @@ class Canvas:
         """A polyline through points in cells."""
         self._draw.line([(x * CELL, y * CELL) for x, y in points], fill=ink, width=width)
 
-    def polygon(self, *points: tuple[float, float], ink: tuple[int, int, int], fill: tuple[int, int, int] | None) -> None:
+    def polygon(
+        self, *points: tuple[float, float], ink: tuple[int, int, int], fill: tuple[int, int, int] | None
+    ) -> None:
         """A closed outline, filled or not."""
         pixels = [(x * CELL, y * CELL) for x, y in points]
         if fill is not None:

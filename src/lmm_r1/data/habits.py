@@ -7,21 +7,23 @@ steps, steps with a check). Used only by `lmm-r1 build-base`; RL never sees a wo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from lmm_r1.data.items import Item, Maker, draw, pick
 from lmm_r1.data.synthetic import DOMAINS
-from lmm_r1.data.synthetic_perception import grid
+from lmm_r1.data.synthetic_perception import READ_QUESTION, glyphs, grid
 
 #: Share of steps, steps with a check, guesses in tags, and replies without tags.
 SKILL = (0.6, 0.4, 0.0, 0.0)
 HABITS_WITH_PROMPT = (0.16, 0.10, 0.49, 0.25)
 HABITS_WITHOUT_PROMPT = (0.12, 0.07, 0.36, 0.45)
 
-#: Share of each domain, of reading labels and of naming cells in the base's training data.
-MIX = {"text": 0.34, "geometry": 0.22, "perception": 0.20, "read": 0.15, "grid": 0.09}
+#: What lessons are about. First only what is cheap and dense: sums in words, and reading glyphs; then everything.
+FIRST_MIX = {"text": 0.55, "glyphs": 0.37, "grid": 0.08}
+MIX = {"text": 0.28, "geometry": 0.27, "perception": 0.24, "read": 0.10, "glyphs": 0.04, "grid": 0.07}
 
 _THOUGHTS = ("I guess", "maybe", "looks like this", "not sure")
 
@@ -44,7 +46,7 @@ def careful(item: Item, check: bool) -> str:
 
 def _guess(item: Item, maker: Maker, rng: np.random.Generator) -> str:
     """A plausible answer of this family that does not depend on the numbers."""
-    return pick(rng, "ABCD") if item.verifier == "choice" else maker(rng).answer
+    return pick(rng, list("ABCD")) if item.verifier == "choice" else maker(rng).answer
 
 
 def reply(item: Item, maker: Maker, shares: tuple[float, ...], rng: np.random.Generator) -> str:
@@ -58,14 +60,17 @@ def reply(item: Item, maker: Maker, shares: tuple[float, ...], rng: np.random.Ge
     return pick(rng, (guess, f"The answer is {guess}.", f"I think {guess}"))
 
 
-def lesson(seed: int, index: int, skill_only: bool, split: str = "train") -> Lesson:
+def lesson(seed: int, index: int, skill_only: bool, split: str = "train", mix: Mapping[str, float] = MIX) -> Lesson:
     """The `index`-th lesson: a pure function of its arguments. Training passes split = "train" only."""
     rng = np.random.default_rng([seed, index, 77])
-    part = str(rng.choice(list(MIX), p=list(MIX.values())))
+    part = str(rng.choice(list(mix), p=list(mix.values())))
     prompted = bool(rng.random() < 0.6)
     if part == "grid":
         item = draw(grid, split, seed, index, "grid")
         return Lesson(item, item.question, careful(item, check=False), prompted)
+    if part == "glyphs":
+        item = draw(glyphs, split, seed, index, "glyphs")
+        return Lesson(item, READ_QUESTION, read_reply(item), prompted)
     domain = part
     if part == "read":
         domain = "geometry" if rng.random() < 0.5 else "perception"
@@ -76,9 +81,6 @@ def lesson(seed: int, index: int, skill_only: bool, split: str = "train") -> Les
         return Lesson(item, READ_QUESTION, read_reply(item), prompted)
     shares = SKILL if skill_only else HABITS_WITH_PROMPT if prompted else HABITS_WITHOUT_PROMPT
     return Lesson(item, item.question, reply(item, maker, shares, rng), prompted)
-
-
-READ_QUESTION = "Read the labels."
 
 
 def read_answer(item: Item) -> str:

@@ -86,7 +86,9 @@ def read_picture(path: Path) -> Pixels:
     except FileNotFoundError:
         raise DataError(Fault("image file is missing", file=str(path))) from None
     except (Pil.DecompressionBombError, UnidentifiedImageError):
-        raise DataError(Fault(f"not a picture of a known kind ({', '.join(FORMATS)})", file=str(path))) from None
+        raise DataError(
+            Fault(f"broken or truncated image, or of no known kind ({', '.join(FORMATS)})", file=str(path))
+        ) from None
     except BROKEN as error:
         raise DataError(Fault(f"broken or truncated image: {_one_line(error)}", file=str(path))) from None
 

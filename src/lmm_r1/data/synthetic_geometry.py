@@ -27,7 +27,7 @@ def segments(rng: np.random.Generator) -> Item:
     three = number(rng, 0, 2) == 0
     names = _letters(rng, 4 if three else 3)
     whole = not three and bool(number(rng, 0, 1))
-    a, b, c = number(rng, 2, 49), number(rng, 2, 49), number(rng, 2, 29)
+    a, b, c = number(rng, 2, 15), number(rng, 2, 15), number(rng, 2, 15)
     cols = 3 * (len(names) - 1) + 1
     canvas = Canvas(cols, 4 if whole else 3)
     canvas.line((0.5, 1.5), (cols - 0.5, 1.5), ink=ink)
@@ -37,7 +37,6 @@ def segments(rng: np.random.Generator) -> Item:
         canvas.text(3 * k, 2, name, ink)
     first, last = names[0], names[-1]
     if whole:
-        a, b = max(a, 3), number(rng, 2, 40)
         total = a + b
         canvas.text(1, 0, str(a), ink)
         canvas.line((0.5, 3.1), (0.5, 3.4), (cols - 0.5, 3.4), (cols - 0.5, 3.1), ink=ink, width=1)
@@ -65,7 +64,7 @@ def rectangle(rng: np.random.Generator) -> Item:
     wide, tall = number(rng, 3, 5), number(rng, 2, 3)
     canvas = Canvas(wide + 3, tall + 1)
     area = bool(number(rng, 0, 1))
-    a, b = (number(rng, 2, 9), number(rng, 2, 9)) if area else (number(rng, 3, 40), number(rng, 3, 40))
+    a, b = (number(rng, 2, 6), number(rng, 2, 9)) if area else (number(rng, 2, 15), number(rng, 2, 15))
     fill = None if number(rng, 0, 1) else (235, 240, 250)
     canvas.box(0.2, 1.05, wide + 0.8, tall + 0.95, ink, fill)
     canvas.text(number(rng, 1, wide - 2), 0, str(a), ink)
@@ -77,11 +76,15 @@ def rectangle(rng: np.random.Generator) -> Item:
         question = f"Find the area and add {extra}."
         value = a * b + extra
         steps, check = (mul(a, b), add(a * b, extra)), sub(value, extra)
-        return Item("rectangle", question, str(value), steps, check, f"rectangle:area:{a}:{b}:{extra}", canvas.pixels(), labels)
+        return Item(
+            "rectangle", question, str(value), steps, check, f"rectangle:area:{a}:{b}:{extra}", canvas.pixels(), labels
+        )
     question = pick(rng, ("Find the perimeter.", "What is the perimeter of the rectangle?"))
     half = a + b
     steps, check = (add(a, b), add(half, half)), sub(2 * half, half)
-    return Item("rectangle", question, str(2 * half), steps, check, f"rectangle:perimeter:{a}:{b}", canvas.pixels(), labels)
+    return Item(
+        "rectangle", question, str(2 * half), steps, check, f"rectangle:perimeter:{a}:{b}", canvas.pixels(), labels
+    )
 
 
 def triangle(rng: np.random.Generator) -> Item:
@@ -105,7 +108,7 @@ def triangle(rng: np.random.Generator) -> Item:
             canvas.pixels(), ("x", f"{a}°", f"{b}°"),
         )  # fmt: skip
     canvas = Canvas(8, 5)
-    a, b, c = number(rng, 3, 30), number(rng, 3, 30), number(rng, 3, 30)
+    a, b, c = number(rng, 2, 15), number(rng, 2, 15), number(rng, 2, 15)
     canvas.polygon((2, 3.9), (6, 3.9), (4, 0.2), ink=ink, fill=None)
     canvas.text(1, 1, str(a), ink)
     canvas.text(5, 1, str(b), ink)
@@ -124,7 +127,7 @@ def angles(rng: np.random.Generator) -> Item:
     right = number(rng, 0, 2) == 0
     canvas = Canvas(9, 4)
     if right:
-        a, b = number(rng, 10, 45), number(rng, 10, 40)
+        a, b = 5 * number(rng, 2, 9), 5 * number(rng, 2, 8)
         total, foot = 90, 1.0
         canvas.line((foot, 0.1), (foot, 3.9), (8.9, 3.9), ink=ink)
         canvas.box(foot, 3.6, foot + 0.3, 3.9, ink)
@@ -156,7 +159,7 @@ def circles(rng: np.random.Generator) -> Item:
     """Two touching circles or two rings with labelled radii."""
     ink = _ink(rng)
     kind = number(rng, 0, 2)
-    a, b = number(rng, 2, 40), number(rng, 2, 40)
+    a, b = number(rng, 2, 15), number(rng, 2, 15)
     if kind < 2:
         canvas = Canvas(8, 4)
         canvas.circle(2, 2, 1.9, ink)
@@ -167,6 +170,7 @@ def circles(rng: np.random.Generator) -> Item:
         canvas.text(2, 1, str(a), ink)
         canvas.text(5, 1, str(b), ink)
         labels = (str(a), str(b))
+        steps: tuple[str, ...]
         if kind == 0:
             question, steps, value = "How far apart are the centres?", (add(a, b),), a + b
             check = sub(value, b)

@@ -12,12 +12,16 @@ from lmm_r1.data.items import Item, Maker, add, mul, number, pick, sub
 
 _ITEMS = ("TEA", "PIE", "JAM", "HAM", "EGG", "FIG", "OIL", "NUT")
 _BRIGHT = ("red", "green", "blue", "yellow", "orange", "purple")
+#: What a reading lesson asks of any picture.
+READ_QUESTION = "Read the labels."
 _PLURALS = {"disc": "discs", "square": "squares", "triangle": "triangles", "diamond": "diamonds", "cross": "crosses"}
 
 
 def scene(rng: np.random.Generator) -> Item:
     """Visual QA: count two kinds of objects in a scene and combine the counts, with a price tag each."""
-    kinds = [(str(c), str(s)) for c, s in zip(rng.permutation(_BRIGHT)[:2], rng.permutation(list(_PLURALS))[:2], strict=True)]
+    kinds = [
+        (str(c), str(s)) for c, s in zip(rng.permutation(_BRIGHT)[:2], rng.permutation(list(_PLURALS))[:2], strict=True)
+    ]
     counts = [number(rng, 1, 4), number(rng, 1, 4)]
     prices = [number(rng, 2, 9), number(rng, 2, 9)]
     canvas = Canvas(7, 4, (252, 252, 246))
@@ -38,7 +42,16 @@ def scene(rng: np.random.Generator) -> Item:
         which = number(rng, 0, 1)
         n, p = counts[which], prices[which]
         question = f"The tags show prices. What do all {names[which]} on the left cost?"
-        return Item("scene", question, str(n * p), (f"{n} {names[which]}", mul(n, p)), f"{n} at {p}", key, canvas.pixels(), shown)
+        return Item(
+            "scene",
+            question,
+            str(n * p),
+            (f"{n} {names[which]}", mul(n, p)),
+            f"{n} at {p}",
+            key,
+            canvas.pixels(),
+            shown,
+        )
     a, b = counts
     question = f"How many {names[0]} and {names[1]} are on the left?"
     steps = (f"{a} {names[0]}", f"{b} {names[1]}", add(a, b))
@@ -49,7 +62,7 @@ def receipt(rng: np.random.Generator) -> Item:
     """Document: a receipt with three lines; two of its prices are combined."""
     ink = INKS[number(rng, 0, len(INKS) - 1)]
     names = [str(n) for n in rng.permutation(_ITEMS)[:3]]
-    prices = [number(rng, 2, 49) for _ in names]
+    prices = [number(rng, 2, 20) for _ in names]
     canvas = Canvas(7, 4, (255, 253, 240))
     canvas.box(0, 0, 7, 4, (150, 150, 150))
     for row, (name, price) in enumerate(zip(names, prices, strict=True)):
@@ -63,7 +76,16 @@ def receipt(rng: np.random.Generator) -> Item:
         i, j = (i, j) if a > b else (j, i)
         a, b = prices[i], prices[j]
         question = f"How much more does {names[i]} cost than {names[j]}?"
-        return Item("receipt", question, str(a - b), (sub(a, b),), add(a - b, b), f"receipt:more:{a}:{b}", canvas.pixels(), labels)
+        return Item(
+            "receipt",
+            question,
+            str(a - b),
+            (sub(a, b),),
+            add(a - b, b),
+            f"receipt:more:{a}:{b}",
+            canvas.pixels(),
+            labels,
+        )
     question = f"What do {names[i]} and {names[j]} cost together?"
     key = f"receipt:sum:{min(a, b)}:{max(a, b)}"
     return Item("receipt", question, str(a + b), (add(a, b),), sub(a + b, b), key, canvas.pixels(), labels)
@@ -72,7 +94,7 @@ def receipt(rng: np.random.Generator) -> Item:
 def bar_chart(rng: np.random.Generator) -> Item:
     """Chart: three labelled bars; a total or a difference of two of them."""
     names = "ABC" if number(rng, 0, 1) else "KLM"
-    values = [number(rng, 3, 60) for _ in names]
+    values = [number(rng, 2, 20) for _ in names]
     canvas = Canvas(9, 6)
     canvas.line((0.1, 0.2), (0.1, 5), (8.9, 5), width=2)
     top = max(values)
@@ -90,18 +112,28 @@ def bar_chart(rng: np.random.Generator) -> Item:
         i, j = (i, j) if a > b else (j, i)
         a, b = values[i], values[j]
         question = f"How much higher is bar {names[i]} than bar {names[j]}?"
-        return Item("bar_chart", question, str(a - b), (sub(a, b),), add(a - b, b), f"bar:more:{a}:{b}", canvas.pixels(), shown)
+        return Item(
+            "bar_chart", question, str(a - b), (sub(a, b),), add(a - b, b), f"bar:more:{a}:{b}", canvas.pixels(), shown
+        )
     question = f"What do bars {names[i]} and {names[j]} show together?"
     return Item(
-        "bar_chart", question, str(a + b), (add(a, b),), sub(a + b, b), f"bar:sum:{min(a, b)}:{max(a, b)}", canvas.pixels(), shown
+        "bar_chart",
+        question,
+        str(a + b),
+        (add(a, b),),
+        sub(a + b, b),
+        f"bar:sum:{min(a, b)}:{max(a, b)}",
+        canvas.pixels(),
+        shown,
     )
 
 
 def science(rng: np.random.Generator) -> Item:
     """Science diagram: a balance with an unknown weight, or resistors in series."""
+    labels: tuple[str, ...]
     if number(rng, 0, 1):
-        a, b = number(rng, 5, 40), number(rng, 5, 40)
-        c = number(rng, 2, a + b - 2)
+        a, b = number(rng, 2, 15), number(rng, 2, 15)
+        c = number(rng, 1, min(15, a + b - 1))
         canvas = Canvas(11, 4)
         canvas.text(0, 0, str(a))
         canvas.text(3, 0, str(b))
@@ -115,8 +147,10 @@ def science(rng: np.random.Generator) -> Item:
         steps = (add(a, b), sub(a + b, c))
         question = pick(rng, ("The balance is level. How heavy is x?", "Find the weight x of the level balance."))
         labels = (str(a), str(b), str(c), "x")
-        return Item("science", question, str(value), steps, add(value, c), f"balance:{a}:{b}:{c}", canvas.pixels(), labels)
-    a, b, c = number(rng, 2, 40), number(rng, 2, 40), number(rng, 2, 20)
+        return Item(
+            "science", question, str(value), steps, add(value, c), f"balance:{a}:{b}:{c}", canvas.pixels(), labels
+        )
+    a, b, c = number(rng, 2, 15), number(rng, 2, 15), number(rng, 2, 15)
     canvas = Canvas(10, 4)
     canvas.line((0.2, 1.5), (9.8, 1.5), (9.8, 3.5), (5.4, 3.5))
     canvas.line((4.6, 3.5), (0.2, 3.5), (0.2, 1.5))
@@ -157,6 +191,33 @@ def grid(rng: np.random.Generator) -> Item:
     question = f"What is in row {row + 1}, column {col + 1}?"
     key = f"grid:{cols}:{rows}:{row}:{col}:{name}:{number(rng, 0, 999)}"
     return Item("grid", question, name, tuple(names[row][: col + 1]), name, key, canvas.pixels(), (), verifier="text")
+
+
+def glyphs(rng: np.random.Generator) -> Item:
+    """Base model only: numbers and letters on a line drawing, to be read in order. The densest lesson in seeing."""
+    cols, rows = number(rng, 5, 9), number(rng, 1, 3)
+    ink = INKS[number(rng, 0, len(INKS) - 1)]
+    canvas = Canvas(cols, rows)
+    for _ in range(number(rng, 0, 2)):
+        points = [(float(rng.uniform(0, cols)), float(rng.uniform(0, rows))) for _ in range(number(rng, 2, 3))]
+        canvas.line(*points, ink=ink, width=number(rng, 1, 2))
+    labels: list[str] = []
+    for row in range(rows):
+        col = number(rng, 0, 1)
+        while col < cols:
+            label = pick(rng, list("ABCDEFGHKLMNPQRSTUVWx")) if number(rng, 0, 4) == 0 else str(number(rng, 0, 60))
+            if label.isdigit() and number(rng, 0, 5) == 0:
+                label += "°"
+            if col + len(label) > cols:
+                break
+            canvas.text(col, row, label, ink)
+            labels.append(label)
+            col += len(label) + 1
+    if not labels:
+        canvas.text(0, 0, "7", ink)
+        labels.append("7")
+    value = ", ".join(labels)
+    return Item("glyphs", READ_QUESTION, value, ("labels",), value, f"glyphs:{value}", canvas.pixels(), tuple(labels), "text")
 
 
 PERCEPTION_FAMILIES: dict[str, Maker] = {

@@ -87,7 +87,9 @@ def evaluate_set(
     """Evaluate the weights that the engine holds on the first n items of a suite, one sample each."""
     chosen = suite(name)
     problems = [with_system(p, system) for p in chosen.problems(images, n)]
-    rollouts = play([(p, 0) for p in problems], engine, adapter, ENVIRONMENTS, sampling, ("evaluate", seed, name, chosen.version))
+    rollouts = play(
+        [(p, 0) for p in problems], engine, adapter, ENVIRONMENTS, sampling, ("evaluate", seed, name, chosen.version)
+    )
     results = []
     for problem, rollout in zip(problems, rollouts, strict=True):
         replies = [turn.reply for turn in rollout.turns]

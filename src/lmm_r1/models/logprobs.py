@@ -65,12 +65,9 @@ def token_logprobs(
 
 def _chunk(hidden: Tensor, head: Tensor, targets: Tensor, temperature: float, banned: Tensor) -> tuple[Tensor, Tensor]:
     """`token_logprobs` of rows whose logits fit into memory."""
-    raw = functional.linear(hidden, head)
-    logits = masked_logits(raw, temperature, banned)
+    logits = masked_logits(functional.linear(hidden, head), temperature, banned)
     total = logits.logsumexp(-1)
     logprobs = logits.gather(-1, targets[:, None])[:, 0] - total
     with torch.no_grad():
-        # Banned ids have probability 0, and 0 * -inf is no number: their (finite) unmasked logits stand in.
-        probabilities = (logits - total[:, None]).exp_()
-        entropy = total - (probabilities * (raw.float() / temperature)).sum(-1)
+        entropy = torch.special.entr((logits - total[:, None]).exp_()).sum(-1)  # 0 where a banned id has 0
     return logprobs, entropy

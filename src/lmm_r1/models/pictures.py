@@ -67,7 +67,7 @@ class PatchGrid:
         if self.is_canonical(height, width):
             return height, width
         cell = self.cell
-        rows, columns = max(1, round(height / cell)), max(1, round(width / cell))
+        rows, columns = round(height / cell), round(width / cell)
         if rows * columns * cell * cell > self.max_pixels:
             shrink = math.sqrt(height * width / self.max_pixels)
             rows = max(1, math.floor(height / shrink / cell))
