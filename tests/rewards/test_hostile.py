@@ -1,0 +1,82 @@
+"""No string may break, hang or fool the verifiers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lmm_r1 import verify
+from lmm_r1.rewards import VERIFIERS
+from lmm_r1.rewards.extract import extract
+
+CASES = Path(__file__).resolve().parents[2] / "../shared/verifier_cases"
+REASONS = {"correct", "wrong", "no_answer", "unparsable_answer", "ambiguous", "too_big", "error"}
+SPACED = (
+    "\\boxed{ } { ( ) [ ] \\{ \\} , = + - * / ^ _ ! . % $ \\frac \\sqrt \\pi \\pm \\cup \\infty \\text{ \\le and or x e i 0 1 2 9 10 "
+    "cm °  ½ ² − <think> </think> <answer> </answer> \\ \\\\ & : ; | \x00 \ud800 ∞ \\binom \\begin \\times \\circ A B (B)"
+)
+PIECES = SPACED.split(" ")
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.sampled_from(PIECES), max_size=25).map("".join), st.sampled_from(sorted(VERIFIERS)))
+def test_no_reply_raises_and_the_gold_never_changes_by_it(answer: str, kind: str) -> None:
+    """Catches an exception or an unknown reason on strings made of the grammar's own pieces."""
+    for reply in (answer, f"<think>t</think><answer>{answer}</answer>", f"\\boxed{{{answer}}}"):
+        for gold in ("3", answer):
+            verdict = verify(gold, reply, kind, ("3", "4") if kind == "choice" else None)
+            assert verdict.reason in REASONS
+            assert verdict.value == (verdict.reason == "correct")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.text(max_size=60))
+def test_any_text_is_safe(text: str) -> None:
+    """Catches strange Unicode that breaks normalisation."""
+    for kind in VERIFIERS:
+        assert verify("B", text, kind).reason in REASONS
+        assert verify(text, f"<answer>{text}</answer>", kind, ("x", text)).reason in REASONS
+    extract(text)
+
+
+def rows(name: str) -> list[dict[str, object]]:
+    path = CASES / name
+    if not path.is_file():
+        pytest.skip(f"{path} is not here")
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_shared_cases_have_no_false_positive() -> None:
+    """Catches a wrong answer that pays, on pairs that mislead published checkers; and a drop in right ones found."""
+    found = wanted = 0
+    for row in rows("cases.jsonl"):
+        choices = row.get("choices")
+        verdict = verify(str(row["gold"]), str(row["prediction"]), choices=choices)  # type: ignore[arg-type]
+        if row["expected"]:
+            wanted, found = wanted + 1, found + int(verdict.value)
+        else:
+            assert verdict.value == 0.0, row
+    assert found >= wanted - 12
+
+
+def test_shared_adversarial_replies_are_harmless() -> None:
+    """Catches a reply that hangs, crashes or is paid."""
+    for row in rows("adversarial.jsonl"):
+        verdict = verify(str(row["gold"]), str(row["prediction"]))
+        assert verdict.reason in REASONS
+        if row["expected"] is not None:
+            assert bool(verdict.value) == row["expected"], row["name"]
+
+
+def test_verify_loads_no_torch() -> None:
+    """Catches an import that makes every verifier process pay for torch."""
+    code = (
+        "import sys, lmm_r1; assert lmm_r1.verify('1', r'\\boxed{1}').value == 1.0; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
