@@ -154,8 +154,8 @@ def test_memory_is_given_back_and_taken_again(kit: Kit) -> None:
     requests = requests_of(kit, 1)
     with engine.awake():
         first = sample(engine, requests)
-        assert engine._slots.cache.numel() > 0
-    assert engine._slots.cache.numel() == 0
+        assert engine._slots.keys.numel() > 0
+    assert engine._slots.keys.numel() == 0
     second = sample(engine, requests)
     for number, reply in first.items():
         np.testing.assert_array_equal(reply.token_ids, second[number].token_ids)

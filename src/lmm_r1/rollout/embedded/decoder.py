@@ -1,7 +1,7 @@
 """The layer loop of Qwen2.5-VL's language model, for sampling: whole prompts, and one token per running reply.
 
 RMSNorm, biased QKV, multimodal rotary positions, grouped-query attention, SwiGLU. No gradients.
-Axis legend: R = prompts of a batch, L = padded prompt length, B = running replies, S = span of cache positions read,
+Axis legend: R = prompts of a batch, L = padded prompt length, B = running replies, S = cache positions read,
 D = hidden width, H / K = query / key-value heads, G = H / K, d = head width.
 Leaves out: which reply sits in which slot (slots.py), sampling (sampling.py) and pictures (vision.py).
 Sources: arXiv 2502.13923, 2409.12191 (M-RoPE: channels are dealt to the three axes by mrope_section).
@@ -58,47 +58,47 @@ class Decoder:
         wide = x.float()
         return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.weights.eps)).to(x.dtype)
 
-    def prefill(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """(hidden [R, L, D], keys and values [layers, 2, R, K, L, d]) of right-padded prompts.
+    def prefill(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(hidden [R, L, D], keys and values [layers, R, K, L, d]) of right-padded prompts.
 
         x [R, L, D] input embeddings, positions int64[3, R, L]. What stands at padding means nothing.
         """
         w = self.weights
         cos, sin = self.rotary(positions)
-        kept = torch.empty(
-            (len(w.layers), 2, x.shape[0], w.kv_heads, x.shape[1], w.head_width), dtype=x.dtype, device=x.device
-        )
+        shape = (len(w.layers), x.shape[0], w.kv_heads, x.shape[1], w.head_width)
+        keys, values = (torch.empty(shape, dtype=x.dtype, device=x.device) for _ in range(2))
         for number, layer in enumerate(w.layers):
             q, k, v = self._project(layer, x, cos, sin)
             q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-            kept[number, 0], kept[number, 1] = k, v
+            keys[number], values[number] = k, v
             mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
             x = self._finish(layer, x, mixed.transpose(1, 2).flatten(-2))
-        return self.norm(x, w.norm), kept
+        return self.norm(x, w.norm), keys, values
 
     def decode(
-        self, tokens: Tensor, positions: Tensor, lengths: Tensor, cache: Tensor, mask: Tensor, span: int
+        self, tokens: Tensor, positions: Tensor, lengths: Tensor, keys: Tensor, values: Tensor, mask: Tensor
     ) -> Tensor:
         """Hidden states [B, D] after one more token of each running reply; its keys and values go into the cache.
 
         tokens, positions, lengths int64[B]: the token, its rotary position, and the cache position it takes.
-        cache [layers, 2, slots, K, capacity, d]: rows 0..B-1 are used. mask [B, S] additive. span: S.
+        keys, values [layers, slots, K, capacity, d]: rows 0..B-1 are used. mask [B, S] additive.
         """
-        w = self.weights
-        rows = torch.arange(len(tokens), device=tokens.device)
+        w, count, span = self.weights, len(tokens), mask.shape[1]
+        rows = torch.arange(count, device=tokens.device)
         cos, sin = self.rotary_text(positions)
         x = w.embed[tokens]
-        seen = mask[:, None, None, :]
+        seen = mask[:, None].expand(-1, w.kv_heads, -1).reshape(count * w.kv_heads, 1, span)
         for number, layer in enumerate(w.layers):
             q, k, v = self._project(layer, x, cos, sin)
-            keys, values = cache[number, 0, : len(tokens)], cache[number, 1, : len(tokens)]
-            keys[rows, :, lengths], values[rows, :, lengths] = k, v
+            keys[number, rows, :, lengths], values[number, rows, :, lengths] = k, v
             # The G query heads of a key head stand in for queries of one sequence: nothing is repeated.
-            grouped = q.unflatten(1, (w.kv_heads, -1))
-            mixed = functional.scaled_dot_product_attention(
-                grouped, keys[:, :, :span], values[:, :, :span], attn_mask=seen
+            mixed = _attend(
+                q.reshape(count * w.kv_heads, -1, w.head_width),
+                keys[number, :count, :, :span].flatten(0, 1),
+                values[number, :count, :, :span].flatten(0, 1),
+                seen,
             )
-            x = self._finish(layer, x, mixed.flatten(1))
+            x = self._finish(layer, x, mixed.reshape(count, -1))
         return self.norm(x, w.norm)
 
     def _project(self, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,3 +115,11 @@ class Decoder:
         x = x + functional.linear(mixed, layer.out)
         gate, up = functional.linear(self.norm(x, layer.norm_mlp), layer.gate_up).chunk(2, -1)
         return x + functional.linear(functional.silu(gate) * up, layer.down)
+
+
+def _attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Attention [B * K, G, d] of queries [B * K, G, d] over keys and values [B * K, S, d]; mask [B * K, 1, S]."""
+    if q.dtype != torch.float32:  # the narrow dtypes need the kernel's wide sums
+        return functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+    scores = torch.baddbmm(mask, q, keys.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
+    return torch.bmm(scores.softmax(-1), values)

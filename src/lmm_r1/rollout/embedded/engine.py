@@ -183,7 +183,7 @@ class EmbeddedEngine:
         if not self._ready:
             raise EngineError("the engine has no weights (or ones that failed their proof)")
         self._check(token_ids, images, "score")
-        hidden, _ = self._decoder.prefill(*self._prompts([(token_ids, tuple(images))]))
+        hidden, _, _ = self._decoder.prefill(*self._prompts([(token_ids, tuple(images))]))
         targets = torch.from_numpy(token_ids[1:].astype(np.int64)).to(self._device)
         banned = self._adapter.banned_ids
         found, _ = token_logprobs(hidden[0, :-1], self._weights.head, targets, temperature, banned)
@@ -224,7 +224,7 @@ class EmbeddedEngine:
         span = int(lengths.max()) + 1
         slots.mask[torch.arange(count, device=self._device), lengths] = 0
         slots.hidden[:count] = self._decoder.decode(
-            slots.tokens[:count], slots.positions[:count], lengths, slots.cache, slots.mask[:count, :span], span
+            slots.tokens[:count], slots.positions[:count], lengths, slots.keys, slots.values, slots.mask[:count, :span]
         )
         slots.lengths[:count] += 1
         slots.positions[:count] += 1
@@ -296,14 +296,15 @@ class EmbeddedEngine:
     def _run(self, prompts: list[tuple[_Key, Request]]) -> Iterator[tuple[_Key, Prefix]]:
         """Prefill distinct prompts."""
         x, positions = self._prompts([(r.token_ids, r.images) for _, r in prompts])
-        hidden, kept = self._decoder.prefill(x, positions)
+        hidden, keys, values = self._decoder.prefill(x, positions)
         for row, (key, request) in enumerate(prompts):
             length = len(request.token_ids)
             self._prefilled += length
             self._prefills += 1
             following = int(positions[:, row, :length].max()) + 1
             # Copies: a view would keep the whole batch alive for as long as one sibling waits.
-            yield key, Prefix(kept[:, :, row, :, :length].clone(), hidden[row, length - 1].clone(), following)
+            own = (cache[:, row, :, :length].clone() for cache in (keys, values))
+            yield key, Prefix(*own, hidden[row, length - 1].clone(), following)
 
     def _prompts(self, prompts: Sequence[tuple[Int32, tuple[Image, ...]]]) -> tuple[Tensor, Tensor]:
         """(input embeddings [R, L, D] with picture features in place, positions int64[3, R, L]), right-padded."""
