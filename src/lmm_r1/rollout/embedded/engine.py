@@ -303,8 +303,8 @@ class EmbeddedEngine:
             self._prefills += 1
             following = int(positions[:, row, :length].max()) + 1
             # Copies: a view would keep the whole batch alive for as long as one sibling waits.
-            own = (cache[:, row, :, :length].clone() for cache in (keys, values))
-            yield key, Prefix(*own, hidden[row, length - 1].clone(), following)
+            own_keys, own_values = (cache[:, row, :, :length].clone() for cache in (keys, values))
+            yield key, Prefix(own_keys, own_values, hidden[row, length - 1].clone(), following)
 
     def _prompts(self, prompts: Sequence[tuple[Int32, tuple[Image, ...]]]) -> tuple[Tensor, Tensor]:
         """(input embeddings [R, L, D] with picture features in place, positions int64[3, R, L]), right-padded."""
