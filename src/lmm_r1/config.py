@@ -26,7 +26,9 @@ class Model(Knobs):
 
     base: str = Field("micro", description='"micro" = the shipped micro LMM, else a Hugging Face folder or hub id')
     min_pixels: Positive = Field(28 * 28, description="smallest canonical picture, pixels")
-    max_pixels: Positive = Field(14 * 8 * 28 * 28, description="largest canonical picture, pixels; larger ones are resized")
+    max_pixels: Positive = Field(
+        14 * 8 * 28 * 28, description="largest canonical picture, pixels; larger ones are resized"
+    )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the trained weights and the forward pass")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is a device")
     trust_remote_code: bool = Field(False, description="run code that a model folder ships; never on by default")
@@ -45,7 +47,9 @@ class Engine(Knobs):
 class Data(Knobs):
     """One source of problems; a stage may mix several."""
 
-    source: Literal["synthetic", "problems"] = Field("synthetic", description='"problems" reads a prepared problems.jsonl')
+    source: Literal["synthetic", "problems"] = Field(
+        "synthetic", description='"problems" reads a prepared problems.jsonl'
+    )
     domain: Literal["text", "geometry", "perception"] | None = Field(
         None, description="synthetic: which part; problems: keep only rows of this domain"
     )
@@ -101,7 +105,9 @@ class Update(Knobs):
     lr: float = Field(1e-6, gt=0, description="peak learning rate")
     minibatches: Positive = Field(1, description="optimiser steps per rollout step; whole groups are dealt to them")
     micro_tokens: Positive = Field(8192, description="tokens (padding included) of one forward and backward pass")
-    shuffle: Literal["groups", "samples"] = Field("groups", description='"samples" is the released code: groups are split')
+    shuffle: Literal["groups", "samples"] = Field(
+        "groups", description='"samples" is the released code: groups are split'
+    )
     warmup: Fraction = Field(0.03, description="share of the stage's optimiser steps")
     final_lr: Fraction = Field(0.1, description="share of the peak at the end of the cosine")
     betas: tuple[Fraction, Fraction] = Field((0.9, 0.95), description="of AdamW")
@@ -133,14 +139,20 @@ class Save(Knobs):
 class Guards(Knobs):
     """Numbers that stop a run."""
 
-    max_logprob_gap: float = Field(0.05, gt=0, description="sampler against trainer at step 0, largest per-token difference, nats")
-    max_skipped_share: Fraction = Field(0.05, description="share of a step's episodes that may fail before the run stops")
+    max_logprob_gap: float = Field(
+        0.05, gt=0, description="sampler against trainer at step 0, largest per-token difference, nats"
+    )
+    max_skipped_share: Fraction = Field(
+        0.05, description="share of a step's episodes that may fail before the run stops"
+    )
 
 
 class Stage(Knobs):
     """One stage of rule-based RL: FRE and MGT are two of these."""
 
-    start: str = Field("base", alias="from", description='"base", or the stage whose final weights this one starts from')
+    start: str = Field(
+        "base", alias="from", description='"base", or the stage whose final weights this one starts from'
+    )
     steps: Positive = Field(..., description="rollout steps")
     rollouts_of: tuple[str, ...] = Field(
         (), description="control arms: the stages whose rollouts together must equal this stage's (checked)"
@@ -204,7 +216,9 @@ class Recipe(Knobs):
             if name in ("base", "base_no_prompt"):
                 raise ValueError(f'a stage cannot be named "{name}": it is the name of an arm')
             if stage.start != "base" and stage.start not in self.stage:
-                raise ValueError(f'stage.{name}.from = "{stage.start}" names no stage (there are: base, {", ".join(self.stage)})')
+                raise ValueError(
+                    f'stage.{name}.from = "{stage.start}" names no stage (there are: base, {", ".join(self.stage)})'
+                )
             for other in stage.rollouts_of:
                 if other not in self.stage:
                     raise ValueError(f'stage.{name}.rollouts_of names no stage "{other}"')

@@ -206,7 +206,7 @@ def test_restore_refuses_another_model() -> None:
     owner = trainer()
     state = owner.state()
     del state["model"]["model.language_model.norm.weight"]
-    with pytest.raises(CheckpointError, match="norm.weight"):
+    with pytest.raises(CheckpointError, match=r"norm\.weight"):
         owner.restore(state)
 
 

@@ -51,7 +51,7 @@ class Canvas:
 
     def text(self, col: int, row: int, text: str, ink: tuple[int, int, int] = (20, 20, 20)) -> None:
         """Write left to right, a glyph a cell; `text` must fit into the row."""
-        if not (0 <= row < self.rows and 0 <= col and col + len(text) <= self.cols):
+        if not (0 <= row < self.rows and col >= 0 and col + len(text) <= self.cols):
             raise ValueError(f"'{text}' at ({col}, {row}) leaves the {self.cols} x {self.rows} canvas")
         for k, glyph in enumerate(text):
             centre = ((col + k) * CELL + CELL / 2, row * CELL + CELL / 2)

@@ -14,7 +14,7 @@ import numpy as np
 
 from lmm_r1.data.items import Item, Maker, draw, pick
 from lmm_r1.data.synthetic import DOMAINS
-from lmm_r1.data.synthetic_perception import READ_QUESTION, glyphs, grid
+from lmm_r1.data.synthetic_perception import READ_QUESTION, glyphs, grid, strip
 
 #: Share of steps, steps with a check, guesses in tags, and replies without tags.
 SKILL = (0.6, 0.4, 0.0, 0.0)
@@ -22,7 +22,7 @@ HABITS_WITH_PROMPT = (0.16, 0.10, 0.49, 0.25)
 HABITS_WITHOUT_PROMPT = (0.12, 0.07, 0.36, 0.45)
 
 #: What lessons are about. First only what is cheap and dense: sums in words, and reading glyphs; then everything.
-FIRST_MIX = {"text": 0.55, "glyphs": 0.37, "grid": 0.08}
+FIRST_MIX = {"text": 0.50, "strip": 0.30, "glyphs": 0.15, "grid": 0.05}
 MIX = {"text": 0.28, "geometry": 0.27, "perception": 0.24, "read": 0.10, "glyphs": 0.04, "grid": 0.07}
 
 _THOUGHTS = ("I guess", "maybe", "looks like this", "not sure")
@@ -65,8 +65,8 @@ def lesson(seed: int, index: int, skill_only: bool, split: str = "train", mix: M
     rng = np.random.default_rng([seed, index, 77])
     part = str(rng.choice(list(mix), p=list(mix.values())))
     prompted = bool(rng.random() < 0.6)
-    if part == "grid":
-        item = draw(grid, split, seed, index, "grid")
+    if part in ("grid", "strip"):
+        item = draw(grid if part == "grid" else strip, split, seed, index, part)
         return Lesson(item, item.question, careful(item, check=False), prompted)
     if part == "glyphs":
         item = draw(glyphs, split, seed, index, "glyphs")

@@ -193,6 +193,20 @@ def grid(rng: np.random.Generator) -> Item:
     return Item("grid", question, name, tuple(names[row][: col + 1]), name, key, canvas.pixels(), (), verifier="text")
 
 
+def strip(rng: np.random.Generator) -> Item:
+    """Base model only: one or two full rows of digits. Where to look next is plain, so what a digit is comes first."""
+    cols, rows = number(rng, 3, 9), 1 if number(rng, 0, 2) else 2
+    canvas = Canvas(cols, rows)
+    ink = INKS[number(rng, 0, len(INKS) - 1)]
+    lines = ["".join(str(number(rng, 0, 9)) for _ in range(cols)) for _ in range(rows)]
+    for row, line in enumerate(lines):
+        canvas.text(0, row, line, ink)
+    value = "".join(lines)
+    return Item(
+        "strip", "Read the digits.", value, ("digits",), value, f"strip:{value}", canvas.pixels(), (value,), "text"
+    )
+
+
 def glyphs(rng: np.random.Generator) -> Item:
     """Base model only: numbers and letters on a line drawing, to be read in order. The densest lesson in seeing."""
     cols, rows = number(rng, 5, 9), number(rng, 1, 3)
@@ -217,7 +231,9 @@ def glyphs(rng: np.random.Generator) -> Item:
         canvas.text(0, 0, "7", ink)
         labels.append("7")
     value = ", ".join(labels)
-    return Item("glyphs", READ_QUESTION, value, ("labels",), value, f"glyphs:{value}", canvas.pixels(), tuple(labels), "text")
+    return Item(
+        "glyphs", READ_QUESTION, value, ("labels",), value, f"glyphs:{value}", canvas.pixels(), tuple(labels), "text"
+    )
 
 
 PERCEPTION_FAMILIES: dict[str, Maker] = {
