@@ -106,7 +106,7 @@ def test_credit_reaches_every_segment() -> None:
 def test_anchors_must_fit_the_groups(name: str) -> None:
     """Catches anchors of another step paired with these groups."""
     groups = [group("a", [1, 1], [1.0, 0.0])]
-    with pytest.raises(ValueError, match="anchors|zip"):
+    with pytest.raises(ValueError, match=r"anchors|zip"):
         make_algorithm(AlgorithmConfig(name=name, kl_coef=0.0)).credit(groups, anchors_of(groups) * 2)
 
 
