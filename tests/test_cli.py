@@ -26,7 +26,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], d
     seen: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
     answers = {
         "run_recipe": RESULTS,
-        "evaluate_model": {"sets": {"text": SUMMARY}},
+        "evaluate_model": {"arms": {"micro": {"text": SUMMARY}}},
         "sample_model": {"samples": [{"text": "four\x1b[2J"}], "prompt_token_ids": [1]},
         "build_base": Path("made"),
         "set_threads": None,

@@ -1,7 +1,7 @@
 """`lmm-r1 build-base`: makes the shipped micro base model by supervision, from nothing but a seed.
 
-Three phases on the lessons of data/habits.py: sums in words and reading glyphs, then the skill on
-everything, then the mixture of habits that hides it. No evaluation item is ever trained on (data/items.py). The script writes the model folder,
+Phases on the lessons of data/habits.py: sums in words and reading glyphs, then the skill on everything,
+then the mixture of habits that hides it; then the last two once more, with a fresh optimiser. No evaluation item is ever trained on (data/items.py). The script writes the model folder,
 `training.jsonl` with its curves, and `recipe.json` with everything that fixes the result.
 
 Axis legend: R rows of a batch, L row length, P patches of all pictures of a batch.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -42,6 +42,9 @@ class BaseRecipe:
     first_batch: int = 48
     steps: int = 1650
     habit_steps: int = 320
+    again_steps: int = 1250  # a second cycle with a fresh optimiser: the skill again, then the habits again
+    again_habit_steps: int = 250
+    again_share: float = 0.5  # of the peak rates in the second cycle
     batch: int = 32
     lr: float = 2e-3
     vision_lr: float = 1.5e-4  # faster, and the features drift into one constant direction and carry nothing
@@ -60,7 +63,7 @@ class BaseRecipe:
 
 
 def shortened(recipe: BaseRecipe, steps: int) -> BaseRecipe:
-    """The same recipe with another number of steps, its phases in proportion."""
+    """The same recipe with another number of steps in its first cycle, all phases in proportion."""
     share = steps / recipe.steps
     return replace(
         recipe,
@@ -68,6 +71,15 @@ def shortened(recipe: BaseRecipe, steps: int) -> BaseRecipe:
         first_steps=round(recipe.first_steps * share),
         habit_steps=round(recipe.habit_steps * share),
     )
+
+
+def diet(recipe: BaseRecipe, step: int) -> tuple[Mapping[str, float], int, bool]:
+    """(what lessons are about, lessons of the batch, whether all of them are careful) at a step."""
+    if step < recipe.first_steps:
+        return habits.FIRST_MIX, recipe.first_batch, True
+    if step < recipe.steps:
+        return habits.MIX, recipe.batch, step < recipe.steps - recipe.habit_steps
+    return habits.MIX, recipe.batch, step < recipe.steps + recipe.again_steps - recipe.again_habit_steps
 
 
 def corpus(seed: int, count: int = 6000) -> Iterator[str]:
@@ -140,13 +152,10 @@ class Lessons(IterableDataset):  # type: ignore[type-arg]
         images = ImageStore()
         tokenizer = load_tokenizer(self._folder)
         adapter = QwenVLAdapter.from_folder(self._folder, images, Model())
-        skill_steps = self._recipe.steps - self._recipe.habit_steps
         for step in range(self._first, self._last):
-            early = step < self._recipe.first_steps
-            mix = habits.FIRST_MIX if early else habits.MIX
+            mix, count, skill_only = diet(self._recipe, step)
+            skill_only = skill_only or self._split != "train"
             first = step * max(self._recipe.batch, self._recipe.first_batch)
-            count = self._recipe.first_batch if early else self._recipe.batch
-            skill_only = step < skill_steps or self._split != "train"
             lessons = [
                 habits.lesson(self._recipe.seed, n, skill_only, self._split, mix) for n in range(first, first + count)
             ]
@@ -222,36 +231,45 @@ def build_base(out_dir: Path, recipe: BaseRecipe | None = None, log_every: int =
     model = Qwen2_5_VLForConditionalGeneration(micro_config(tokenizer, **recipe.sizes))  # type: ignore[arg-type]
     save_micro(model, tokenizer, out_dir)
     (out_dir / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
-    optimizer = optimizer_of(model, recipe)
-    loader = DataLoader(Lessons(recipe, out_dir, 0, recipe.steps), batch_size=None, num_workers=1, prefetch_factor=4)
     held_out = list(Lessons(recipe, out_dir, 50_000_000, 50_000_004, "evaluation"))
     centre_features(model, next(part for batch in held_out for part in batch if "pixel_values" in part))
-    started, log = time.monotonic(), (out_dir / "training.jsonl").open("w")
-    model.train()
-    with log:
-        for step, batch in enumerate(loader):
-            progress = max(0.0, (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup))
-            warm = min(1.0, (step + 1) / recipe.warmup)
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
-            total = sum(int((part["labels"][:, 1:] != -100).sum()) for part in batch)
-            loss_sum = 0.0
-            for part in batch:
-                logits, target = _forward(model, part)
-                loss = torch.nn.functional.cross_entropy(logits.float(), target, reduction="sum") / total
-                loss.backward()
-                loss_sum += float(loss.detach())
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            if (step + 1) % log_every == 0 or step + 1 == recipe.steps:
-                record = {"step": step + 1, "loss": round(loss_sum, 4), "seconds": round(time.monotonic() - started, 1)}
-                if (step + 1) % (5 * log_every) == 0:
-                    record |= {f"exact/{k}": round(v, 4) for k, v in _exact(model, held_out).items()}
-                    save_micro(model, tokenizer, out_dir)
-                log.write(json.dumps(record) + "\n")
-                log.flush()
-                print(json.dumps(record), flush=True)
-    model.eval()
-    save_micro(model, tokenizer, out_dir)
+    last = recipe.steps + recipe.again_steps
+    with (out_dir / "training.jsonl").open("w") as log:
+        for first, end, share in ((0, recipe.steps, 1.0), (recipe.steps, last, recipe.again_share)):
+            for record in train_cycle(model, recipe, out_dir, first, end, share):
+                if record["step"] % log_every == 0 or record["step"] == last:
+                    if record["step"] % (5 * log_every) == 0:
+                        record |= {f"exact/{k}": round(v, 4) for k, v in _exact(model, held_out).items()}
+                        save_micro(model, tokenizer, out_dir)
+                    log.write(json.dumps(record) + "\n")
+                    log.flush()
+                    print(json.dumps(record), flush=True)
+    save_micro(model.eval(), tokenizer, out_dir)
     return out_dir
+
+
+def train_cycle(
+    model: Qwen2_5_VLForConditionalGeneration, recipe: BaseRecipe, folder: Path, first: int, end: int, share: float
+) -> Iterator[dict[str, float]]:
+    """Steps `first` to `end` with an optimiser of their own: warm-up, then a cosine to 2 % of share * peak rates."""
+    optimizer = optimizer_of(model, recipe)
+    loader = DataLoader(Lessons(recipe, folder, first, end), batch_size=None, num_workers=1, prefetch_factor=4)
+    started = time.monotonic()
+    model.train()
+    for done, batch in enumerate(loader):
+        progress = max(0.0, (done - recipe.warmup) / max(1, end - first - recipe.warmup))
+        rate = share * min(1.0, (done + 1) / recipe.warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * rate
+        total = sum(int((part["labels"][:, 1:] != -100).sum()) for part in batch)
+        loss_sum = 0.0
+        for part in batch:
+            logits, target = _forward(model, part)
+            loss = torch.nn.functional.cross_entropy(logits.float(), target, reduction="sum") / total
+            loss.backward()
+            loss_sum += float(loss.detach())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        seconds = round(time.monotonic() - started, 1)
+        yield {"step": first + done + 1, "loss": round(loss_sum, 4), "seconds": seconds}

@@ -110,7 +110,7 @@ def evaluate(
         seed=seed,
     )
     write_json(json_out, results)
-    show_results({"arms": {model: results["sets"]}})
+    show_results(results)
 
 
 @app.command()
