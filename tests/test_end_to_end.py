@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,17 @@ def final_weights(run: Path, stage: str) -> dict[str, torch.Tensor]:
     return load_file(run / stage / "model" / "model.safetensors")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """The number of threads is part of what fixes the bits: the killed runs, in processes of their own, have one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def finished(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(folder with recipe and base, run folder) of an uninterrupted two-stage run of three steps each."""
     folder = tmp_path_factory.mktemp("finished")
     recipe, path = tiny_recipe(folder, steps=3)
