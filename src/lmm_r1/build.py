@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,9 @@ from lmm_r1.rewards import VERIFIERS
 from lmm_r1.rewards.score import make_scorer
 from lmm_r1.rollout.embedded.engine import EmbeddedEngine
 from lmm_r1.rollout.play import Sampling, seed_of
-from lmm_r1.rollout.weights import LocalLink, Probe, digest
+from lmm_r1.rollout.weights import LocalLink, Probe
 from lmm_r1.runs.folder import RunFolder, StageFolder
+from lmm_r1.runs.jsonl import fsync_folder, write_json
 from lmm_r1.runs.live import LiveView
 from lmm_r1.runs.provenance import provenance
 from lmm_r1.runs.tracker import JsonlTracker, TensorBoardTracker, Trackers
@@ -131,6 +132,13 @@ class Workshop:
             device=self.device,
         )
 
+    def loaded(self, folder: str) -> tuple[EmbeddedEngine, ModelAdapter, str]:
+        """(engine with the folder's weights, adapter, digest of the weights), for sampling only."""
+        model, adapter = self.model(folder), self.adapter(folder)
+        engine = self.engine(model.config, adapter)
+        weights = ((name, parameter.detach()) for name, parameter in model.named_parameters())
+        return engine, adapter, engine.load_weights(weights, version=0)
+
 
 def run_recipe(
     recipe: Recipe, recipe_path: Path, out_dir: Path, *, stage: str | None = None, live: LiveView | None = None
@@ -177,14 +185,9 @@ def evaluate_base(shop: Workshop, base: str, results: dict[str, dict[str, SetRes
     knobs = shop.recipe.evaluate
     arms = [("base", knobs.prompt)] + ([("base_no_prompt", "none")] if knobs.also_without_prompt else [])
     missing = [arm for arm, _ in arms if _stored(shop.run.stage(arm), knobs) is None]
-    engine = None
-    if missing:
-        model = shop.model(base)
-        adapter = shop.adapter(base)
-        engine = shop.engine(model.config, adapter)
-        engine.load_weights(((n, p.detach()) for n, p in model.named_parameters()), version=0)
+    engine, adapter, _ = shop.loaded(base) if missing else (None, None, "")
     for arm, profile in arms:
-        results[arm] = evaluate_arm(shop, arm, profile, engine, adapter if missing else None)
+        results[arm] = evaluate_arm(shop, arm, profile, engine, adapter)
 
 
 def evaluate_arm(
@@ -198,7 +201,7 @@ def evaluate_arm(
         stored = {}
         for name in knobs.sets:
             stored[name] = evaluate_with(shop, name, engine, adapter, system_prompt(shop.recipe, profile))
-            _write_record(folder, name, stored[name])
+            write_json(folder.evaluations / f"{name}.json", stored[name].record())
     for name, result in stored.items():
         shop.live.evaluation(arm, name, result.summary())
     return stored
@@ -213,13 +216,6 @@ def evaluate_with(shop: Workshop, name: str, engine: EmbeddedEngine, adapter: Mo
             name, knobs.items, engine, adapter, shop.images, make_scorer(Reward()), sampling,
             system=system, seed=shop.recipe.seed,
         )  # fmt: skip
-
-
-def _write_record(folder: StageFolder, name: str, result: SetResult) -> None:
-    path = folder.evaluations / f"{name}.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result.record()) + "\n", encoding="utf-8")
-    temporary.rename(path)
 
 
 def _stored(folder: StageFolder, knobs: Evaluate) -> dict[str, SetResult] | None:
@@ -245,26 +241,29 @@ def run_stage(shop: Workshop, name: str, results: dict[str, dict[str, SetResult]
         results[name] = evaluate_arm(shop, name, recipe.evaluate.prompt, None, None)
         return
     start = base_folder(recipe.model.base) if stage.start == "base" else str(shop.run.stage(stage.start).model)
-    weights = str(folder.model) if finished else start
-    model, adapter = shop.model(weights), shop.adapter(weights)
-    engine = shop.engine(model.config, adapter)
     if finished:
-        engine.load_weights(((n, p.detach()) for n, p in model.named_parameters()), version=0)
+        engine, adapter, _ = shop.loaded(str(folder.model))
     else:
+        model, adapter = shop.model(start), shop.adapter(start)
+        engine = shop.engine(model.config, adapter)
         run = stage_run(shop, name, stage, folder, model, adapter, engine, start)
         train_stage(run)
         run.tracker.close()
-        export_model(model, resolve_folder(start), folder.model)
+        # Proved before it gets its name: a model/ that is there is taken for finished by every later call.
+        unproved = folder.path / ".model_unproved"
+        export_model(model, resolve_folder(start), unproved)
         assert isinstance(run.trainer, LocalTrainer)
-        check_hand_off(shop, run.trainer, folder.model, adapter)
+        check_hand_off(shop, stage, run.trainer, unproved, adapter)
+        unproved.rename(folder.model)
+        fsync_folder(folder.path)
     if recipe.evaluate.sets:
         results[name] = evaluate_arm(shop, name, recipe.evaluate.prompt, engine, adapter)
 
 
-def check_hand_off(shop: Workshop, trainer: LocalTrainer, exported: Path, adapter: ModelAdapter) -> None:
-    """Reload an exported model and compare its log-probs with the trainer's on the probes."""
-    update = shop.recipe.stage[next(iter(shop.recipe.stage))].update
-    again = LocalTrainer(shop.model(str(exported)), None, adapter, update, 1, device=shop.device)
+def check_hand_off(shop: Workshop, stage: Stage, trainer: LocalTrainer, exported: Path, adapter: ModelAdapter) -> None:
+    """Reload an exported model and compare its log-probs with the trainer's on the probes, at the stage's temperature."""
+    reloaded = shop.model(str(exported))
+    again = LocalTrainer(reloaded, None, adapter, stage.update, 1, stage.rollout.temperature, shop.device)
     for probe in probes(adapter, shop.images):
         ours, theirs = trainer.score(probe.token_ids, probe.images), again.score(probe.token_ids, probe.images)
         gap = float(np.abs(ours - theirs).max())
@@ -286,10 +285,7 @@ def stage_run(
 ) -> StageRun:
     """Assemble everything that the loop needs."""
     recipe, system = shop.recipe, system_prompt(shop.recipe, stage.prompt)
-    algorithm = make_algorithm(stage.algorithm)
-    if stage.update.minibatches == 1:
-        # The only update of a step starts from the weights that sampled: old log-probs are the current ones.
-        algorithm = replace(algorithm, needs=algorithm.needs - {"old"})
+    algorithm = make_algorithm(stage.algorithm, stage.update.minibatches)
     trainer = LocalTrainer(
         model,
         shop.model(start) if "ref" in algorithm.needs else None,
@@ -303,7 +299,8 @@ def stage_run(
         (data.weight, make_source(data, shop.recipe_path, shop.images, seed_of(recipe.seed, name, at) % 2**31))
         for at, data in enumerate(stage.data)
     ]
-    kept = {i.sha for probe in probes(adapter, shop.images) for i in probe.images}
+    proofs = probes(adapter, shop.images)
+    kept = {image.sha for probe in proofs for image in probe.images}
     endless = all(data.source == "synthetic" for data in stage.data)
     return StageRun(
         name=name,
@@ -316,7 +313,7 @@ def stage_run(
         environments=ENVIRONMENTS,
         score=make_scorer(stage.reward),
         trainer=trainer,
-        link=LocalLink(trainer, engine, probes(adapter, shop.images), stage.rollout.temperature),
+        link=LocalLink(trainer, engine, proofs, stage.rollout.temperature),
         algorithm=algorithm,
         deal=lambda samples, seed: minibatches(samples, stage.update, seed),
         tracker=Trackers(
@@ -365,17 +362,16 @@ def evaluate_model(
     temperature: float = 1.0,
     max_new_tokens: int = 64,
     seed: int = 0,
-    prompts: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model folder (or "micro"); {"weights_sha256", "arms": {model: {set: summary}}, and the settings}."""
-    recipe = _ad_hoc(model, seed, prompts)
+    recipe = _ad_hoc(model, seed)
     knobs = Evaluate(
         sets=tuple(sets), items=items, prompt=prompt, temperature=temperature, max_new_tokens=max_new_tokens
     )
     shop = _workshop(recipe.model_copy(update={"evaluate": knobs}))
     for name in sets:
         suite(name)  # a misspelt set stops before the model loads
-    engine, adapter, sha = _loaded(shop, base_folder(model))
+    engine, adapter, sha = shop.loaded(base_folder(model))
     system = system_prompt(recipe, prompt)
     summaries = {name: evaluate_with(shop, name, engine, adapter, system).summary() for name in sets}
     return {
@@ -403,10 +399,10 @@ def sample_model(
 
     token_ids hold the placeholders expanded, as the model ran them; logprobs are in nats at the temperature.
     """
-    recipe = _ad_hoc(model, seed, None)
+    recipe = _ad_hoc(model, seed)
     knobs = recipe.engine.model_copy(update={"slots": min(n, recipe.engine.slots), "max_context": 32768})
     shop = _workshop(recipe.model_copy(update={"engine": knobs}))
-    engine, adapter, sha = _loaded(shop, base_folder(model))
+    engine, adapter, sha = shop.loaded(base_folder(model))
     content: tuple[Text | Image, ...] = (*(shop.images.put_file(path) for path in images), Text(prompt))
     messages = ((Message("system", (Text(system),)),) if system else ()) + (Message("user", content),)
     encoded = adapter.encode(messages)
@@ -437,12 +433,10 @@ def sample_model(
     }
 
 
-def _ad_hoc(model: str, seed: int, prompts: Mapping[str, str] | None) -> Recipe:
+def _ad_hoc(model: str, seed: int) -> Recipe:
     """A recipe around a model that is only sampled from."""
     never = Stage(steps=1, data=(Data(domain="text"),))
-    return Recipe(
-        name="ad_hoc", seed=seed, prompts=dict(prompts or {}), model=Model(base=model), stage={"never": never}
-    )
+    return Recipe(name="ad_hoc", seed=seed, model=Model(base=model), stage={"never": never})
 
 
 def _workshop(recipe: Recipe) -> Workshop:
@@ -450,16 +444,6 @@ def _workshop(recipe: Recipe) -> Workshop:
     return Workshop(
         recipe, Path(), RunFolder(Path()), LiveView(), Signals(), ImageStore(), device, recipe.model.dtype
     )  # fmt: skip
-
-
-def _loaded(shop: Workshop, folder: str) -> tuple[EmbeddedEngine, ModelAdapter, str]:
-    """(engine with the folder's weights, adapter, digest of the weights)."""
-    model = shop.model(folder)
-    adapter = shop.adapter(folder)
-    engine = shop.engine(model.config, adapter)
-    weights: Callable[[], Any] = lambda: ((n, p.detach()) for n, p in model.named_parameters())  # noqa: E731
-    engine.load_weights(weights(), version=0)
-    return engine, adapter, digest(weights())
 
 
 def prompt_tokens(model: Model, images: ImageStore, problems: Sequence[Problem]) -> list[int]:

@@ -1,8 +1,9 @@
 """`lmm-r1 build-base`: makes the shipped micro base model by supervision, from nothing but a seed.
 
-Phases on the lessons of data/habits.py: sums in words and reading glyphs, then the skill on everything,
-then the mixture of habits that hides it; then the last two once more, with a fresh optimiser. No evaluation item is ever trained on (data/items.py). The script writes the model folder,
-`training.jsonl` with its curves, and `recipe.json` with everything that fixes the result.
+Phases on the lessons of data/habits.py: sums in words and reading glyphs, then the skill on everything; then,
+with fresh optimisers, the mixture of habits that hides it. No evaluation item is ever trained on
+(data/items.py). The script writes the model folder, `training.jsonl` with its curves, and `recipe.json` with
+everything that fixes the result.
 
 Axis legend: R rows of a batch, L row length, P patches of all pictures of a batch.
 """
@@ -38,15 +39,15 @@ class BaseRecipe:
     """What fixes the base model, besides the code. hidden .. vision_layers as in `micro_config`."""
 
     seed: int = 1
-    first_steps: int = 500  # on habits.FIRST_MIX: short lessons, learned several times faster than the whole mix
+    first_steps: int = 400  # on habits.FIRST_MIX: short lessons, learned several times faster than the whole mix
     first_batch: int = 48
-    steps: int = 1650
-    habit_steps: int = 320
-    again_steps: int = 1250  # a second cycle with a fresh optimiser: the skill again, then the habits again
-    again_habit_steps: int = 250
-    again_share: float = 0.5  # of the peak rates in the second cycle
-    batch: int = 32
-    lr: float = 2e-3
+    steps: int = 4000  # of the skill, the first ones included
+    habit_steps: int = 320  # after those, with fresh optimisers
+    habit_share: float = 0.3  # of the peak rates in the habits' cycle
+    batch: int = 36
+    matrix_lr: float = 1.5e-2  # Muon: the matrices inside the layers
+    vision_matrix_lr: float = 2e-3
+    lr: float = 2e-3  # AdamW: embeddings, norms, biases
     vision_lr: float = 1.5e-4  # faster, and the features drift into one constant direction and carry nothing
     warmup: int = 100
     vocab_size: int = 640
@@ -63,23 +64,17 @@ class BaseRecipe:
 
 
 def shortened(recipe: BaseRecipe, steps: int) -> BaseRecipe:
-    """The same recipe with another number of steps in its first cycle, all phases in proportion."""
+    """The same recipe with another number of steps of the skill, the other phases in proportion."""
     share = steps / recipe.steps
-    return replace(
-        recipe,
-        steps=steps,
-        first_steps=round(recipe.first_steps * share),
-        habit_steps=round(recipe.habit_steps * share),
-    )
+    scaled = {name: round(getattr(recipe, name) * share) for name in ("first_steps", "habit_steps")}
+    return replace(recipe, steps=steps, **scaled)
 
 
 def diet(recipe: BaseRecipe, step: int) -> tuple[Mapping[str, float], int, bool]:
     """(what lessons are about, lessons of the batch, whether all of them are careful) at a step."""
     if step < recipe.first_steps:
         return habits.FIRST_MIX, recipe.first_batch, True
-    if step < recipe.steps:
-        return habits.MIX, recipe.batch, step < recipe.steps - recipe.habit_steps
-    return habits.MIX, recipe.batch, step < recipe.steps + recipe.again_steps - recipe.again_habit_steps
+    return habits.MIX, recipe.batch, step < recipe.steps
 
 
 def corpus(seed: int, count: int = 6000) -> Iterator[str]:
@@ -209,17 +204,28 @@ def centre_features(model: Qwen2_5_VLForConditionalGeneration, batch: dict[str, 
     last.bias.copy_(-features().mean(0))
 
 
-def optimizer_of(model: Qwen2_5_VLForConditionalGeneration, recipe: BaseRecipe) -> torch.optim.AdamW:
-    """AdamW with a slower vision tower, and weight decay on matrices only; `peak` is each group's rate."""
-    groups = []
-    for vision in (False, True):
-        for matrices in (False, True):
-            chosen = [
-                p for n, p in model.named_parameters() if (".visual." in n) == vision and (p.dim() > 1) == matrices
-            ]
-            rate = recipe.vision_lr if vision else recipe.lr
-            groups.append({"params": chosen, "weight_decay": 0.01 if matrices else 0.0, "peak": rate})
-    return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), fused=True)
+def optimizers_of(model: Qwen2_5_VLForConditionalGeneration, recipe: BaseRecipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for the rest; `peak` of a group is its highest rate.
+
+    Muon (torch.optim.Muon, scaled as in arXiv 2502.16982) needs little more than half the steps of AdamW here
+    (docs/log.md). Embeddings and patch filters stay with AdamW, as its authors advise.
+    """
+    groups: dict[tuple[bool, str], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        layer_matrix = parameter.dim() == 2 and "embed" not in name and "lm_head" not in name
+        kind = "layer" if layer_matrix else "matrix" if parameter.dim() > 1 else "vector"
+        groups.setdefault((".visual." in name, kind), []).append(parameter)
+    muon, adamw = [], []
+    for (vision, kind), chosen in groups.items():
+        if kind == "layer":
+            muon.append({"params": chosen, "peak": recipe.vision_matrix_lr if vision else recipe.matrix_lr})
+        else:
+            decay = 0.01 if kind == "matrix" else 0.0
+            adamw.append({"params": chosen, "weight_decay": decay, "peak": recipe.vision_lr if vision else recipe.lr})
+    return [
+        torch.optim.Muon(muon, weight_decay=0.01, adjust_lr_fn="match_rms_adamw", ns_steps=4),
+        torch.optim.AdamW(adamw, betas=(0.9, 0.98), fused=True),
+    ]
 
 
 def build_base(out_dir: Path, recipe: BaseRecipe | None = None, log_every: int = 50) -> Path:
@@ -233,9 +239,9 @@ def build_base(out_dir: Path, recipe: BaseRecipe | None = None, log_every: int =
     (out_dir / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     held_out = list(Lessons(recipe, out_dir, 50_000_000, 50_000_004, "evaluation"))
     centre_features(model, next(part for batch in held_out for part in batch if "pixel_values" in part))
-    last = recipe.steps + recipe.again_steps
+    last = recipe.steps + recipe.habit_steps
     with (out_dir / "training.jsonl").open("w") as log:
-        for first, end, share in ((0, recipe.steps, 1.0), (recipe.steps, last, recipe.again_share)):
+        for first, end, share in ((0, recipe.steps, 1.0), (recipe.steps, last, recipe.habit_share)):
             for record in train_cycle(model, recipe, out_dir, first, end, share):
                 if record["step"] % log_every == 0 or record["step"] == last:
                     if record["step"] % (5 * log_every) == 0:
@@ -251,15 +257,15 @@ def build_base(out_dir: Path, recipe: BaseRecipe | None = None, log_every: int =
 def train_cycle(
     model: Qwen2_5_VLForConditionalGeneration, recipe: BaseRecipe, folder: Path, first: int, end: int, share: float
 ) -> Iterator[dict[str, float]]:
-    """Steps `first` to `end` with an optimiser of their own: warm-up, then a cosine to 2 % of share * peak rates."""
-    optimizer = optimizer_of(model, recipe)
+    """Steps `first` to `end` with optimisers of their own: warm-up, then a cosine to 2 % of share * peak rates."""
+    optimizers = optimizers_of(model, recipe)
     loader = DataLoader(Lessons(recipe, folder, first, end), batch_size=None, num_workers=1, prefetch_factor=4)
     started = time.monotonic()
     model.train()
     for done, batch in enumerate(loader):
         progress = max(0.0, (done - recipe.warmup) / max(1, end - first - recipe.warmup))
         rate = share * min(1.0, (done + 1) / recipe.warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = group["peak"] * rate
         total = sum(int((part["labels"][:, 1:] != -100).sum()) for part in batch)
         loss_sum = 0.0
@@ -269,7 +275,8 @@ def train_cycle(
             loss.backward()
             loss_sum += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         seconds = round(time.monotonic() - started, 1)
         yield {"step": first + done + 1, "loss": round(loss_sum, 4), "seconds": seconds}

@@ -135,24 +135,24 @@ def train_stage(run: StageRun) -> str:
                 shuffle=stage.reward.shuffle,
             )
         groups = collected.groups
-        run.tracker.log(step + 1, dict(collected.counts))
+        metrics: dict[str, float] = dict(collected.counts)
         if groups:  # dynamic sampling may find nothing to learn from
-            metrics, credits = learn(run, groups, step, timer, first=step == done)
+            learned, credits = learn(run, groups, step, timer, first=step == done)
             with timer("sync"):
                 digest = run.link.sync(version=step + 1)
-            run.tracker.log(step + 1, describe(groups) | metrics)
+            metrics |= describe(groups) | learned
             run.tracker.save_rollouts(step + 1, groups, credits)
         if recipe.evaluate.every and (step + 1) % recipe.evaluate.every == 0 and step + 1 < stage.steps:
             with timer("evaluate"), run.engine.awake():
-                run.tracker.log(step + 1, run.evaluate())
-        shown = (describe(groups) | metrics if groups else {}) | timer.metrics()
-        run.tracker.log(step + 1, timer.metrics() | {"weights_sha256": digest})
+                metrics |= run.evaluate()
+        metrics |= timer.metrics()
+        run.tracker.log(step + 1, {**metrics, "weights_sha256": digest})
         run.tracker.commit(step + 1)
         due = recipe.save.every and (step + 1) % recipe.save.every == 0
         if due or step + 1 == stage.steps:
             save(run, step + 1)
         run.forget_images()
-        run.live.step(step + 1, shown, groups[0].rollouts[0].turns[-1].reply if groups else "")
+        run.live.step(step + 1, metrics, groups[0].rollouts[0].turns[-1].reply if groups else "")
     return digest
 
 

@@ -22,8 +22,8 @@ HABITS_WITH_PROMPT = (0.16, 0.10, 0.49, 0.25)
 HABITS_WITHOUT_PROMPT = (0.12, 0.07, 0.36, 0.45)
 
 #: What lessons are about. First only what is cheap and dense: sums in words, and reading glyphs; then everything.
-FIRST_MIX = {"text": 0.50, "strip": 0.30, "glyphs": 0.15, "grid": 0.05}
-MIX = {"text": 0.28, "geometry": 0.27, "perception": 0.24, "read": 0.10, "glyphs": 0.04, "grid": 0.07}
+FIRST_MIX = {"text": 0.46, "strip": 0.28, "glyphs": 0.14, "grid": 0.12}
+MIX = {"text": 0.30, "geometry": 0.22, "perception": 0.18, "read": 0.13, "glyphs": 0.05, "grid": 0.12}
 
 _THOUGHTS = ("I guess", "maybe", "looks like this", "not sure")
 

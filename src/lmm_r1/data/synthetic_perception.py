@@ -190,7 +190,8 @@ def grid(rng: np.random.Generator) -> Item:
     name = names[row][col]
     question = f"What is in row {row + 1}, column {col + 1}?"
     key = f"grid:{cols}:{rows}:{row}:{col}:{name}:{number(rng, 0, 999)}"
-    return Item("grid", question, name, tuple(names[row][: col + 1]), name, key, canvas.pixels(), (), verifier="text")
+    told = tuple(f"{k} {cell}" for k, cell in enumerate(names[row][: col + 1], start=1))
+    return Item("grid", question, name, told, name, key, canvas.pixels(), (), verifier="text")
 
 
 def strip(rng: np.random.Generator) -> Item:
