@@ -41,12 +41,12 @@ class BaseRecipe:
     seed: int = 1
     first_steps: int = 400  # on habits.FIRST_MIX: short lessons, learned several times faster than the whole mix
     first_batch: int = 48
-    steps: int = 4000  # of the skill, the first ones included
-    habit_steps: int = 320  # after those, with fresh optimisers
+    steps: int = 3500  # of the skill, the first ones included
+    habit_steps: int = 300  # after those, with fresh optimisers
     habit_share: float = 0.3  # of the peak rates in the habits' cycle
     batch: int = 36
-    matrix_lr: float = 1.5e-2  # Muon: the matrices inside the layers
-    vision_matrix_lr: float = 2e-3
+    matrix_lr: float = 5e-3  # Muon: the matrices inside the layers
+    vision_matrix_lr: float = 5e-4
     lr: float = 2e-3  # AdamW: embeddings, norms, biases
     vision_lr: float = 1.5e-4  # faster, and the features drift into one constant direction and carry nothing
     warmup: int = 100

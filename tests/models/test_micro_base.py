@@ -39,13 +39,14 @@ def figures() -> dict[str, dict[str, float]]:
 
 
 def test_it_sees(figures: dict[str, dict[str, float]]) -> None:
-    """Catches a base that cannot read its pictures (a blind one reads none). The aim is 0.95: docs/log.md, base 2."""
-    assert figures["reading"]["accuracy"] >= 0.5
+    """Catches a base that cannot read its pictures (a blind one reads none). The aim is 0.95: docs/log.md, base 4."""
+    assert figures["reading"]["accuracy"] >= 0.7
 
 
 def test_it_knows_more_than_it_shows(figures: dict[str, dict[str, float]]) -> None:
     """Catches a base without the habits (nothing to gain) or without the skill (nothing to learn from)."""
     for name in ("text", "geometry", "perception"):
-        assert 0.05 <= figures[name]["accuracy"] <= 0.48, name
+        lowest = 0.05 if name == "perception" else 0.15  # 200 items; perception falls short: docs/log.md, base 4
+        assert lowest <= figures[name]["accuracy"] <= 0.45, name
         assert figures[name]["reasoning_share"] <= 0.45, name
         assert figures[name]["format_rate"] <= 0.9, name

@@ -22,8 +22,8 @@ HABITS_WITH_PROMPT = (0.16, 0.10, 0.49, 0.25)
 HABITS_WITHOUT_PROMPT = (0.12, 0.07, 0.36, 0.45)
 
 #: What lessons are about. First only what is cheap and dense: sums in words, and reading glyphs; then everything.
-FIRST_MIX = {"text": 0.46, "strip": 0.28, "glyphs": 0.14, "grid": 0.12}
-MIX = {"text": 0.30, "geometry": 0.22, "perception": 0.18, "read": 0.13, "glyphs": 0.05, "grid": 0.12}
+FIRST_MIX = {"text": 0.42, "strip": 0.40, "glyphs": 0.13, "grid": 0.05}
+MIX = {"text": 0.30, "geometry": 0.23, "perception": 0.19, "read": 0.13, "glyphs": 0.05, "grid": 0.10}
 
 _THOUGHTS = ("I guess", "maybe", "looks like this", "not sure")
 
