@@ -86,6 +86,12 @@ class Reward(Knobs):
     format: float = Field(0.5, ge=0, description="weight of the format part")
     accuracy: float = Field(1.0, ge=0, description="weight of the accuracy part")
     shuffle: bool = Field(False, description="control arm: deal the scores of a step to its replies at random")
+    verifier: str = Field(
+        "", description='"" = the one each problem names; else "module:function" or "http://host:port"'
+    )
+    limit_s: float = Field(1.0, gt=0, le=600, description="seconds a call of your own verifier may take")
+    workers: int = Field(2, ge=1, le=64, description="processes that run your own verifier")
+    compat: Literal["none", "paper"] = Field("none", description='"paper": the released accuracy rule with its holes')
 
 
 class AlgorithmConfig(Knobs):

@@ -52,17 +52,11 @@ def rows(name: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
-def test_shared_cases_have_no_false_positive() -> None:
-    """Catches a wrong answer that pays, on pairs that mislead published checkers; and a drop in right ones found."""
-    found = wanted = 0
+def test_shared_cases_are_decided_as_expected() -> None:
+    """Catches a wrong answer that pays, and a right one that does not, on pairs that mislead published checkers."""
     for row in rows("cases.jsonl"):
-        choices = row.get("choices")
-        verdict = verify(str(row["gold"]), str(row["prediction"]), choices=choices)  # type: ignore[arg-type]
-        if row["expected"]:
-            wanted, found = wanted + 1, found + int(verdict.value)
-        else:
-            assert verdict.value == 0.0, row
-    assert found >= wanted - 12
+        verdict = verify(str(row["gold"]), str(row["prediction"]), choices=row.get("choices"))  # type: ignore[arg-type]
+        assert bool(verdict.value) == row["expected"], row
 
 
 def test_shared_adversarial_replies_are_harmless() -> None:
@@ -72,6 +66,19 @@ def test_shared_adversarial_replies_are_harmless() -> None:
         assert verdict.reason in REASONS
         if row["expected"] is not None:
             assert bool(verdict.value) == row["expected"], row["name"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "(" * 660 + ",)" * 660, "1" + " " * 1900 + "x", "\\sqrt[3]{7^{10900}}", "+".join(f"\\sqrt{{{999999937 - 2 * k}}}" for k in range(60)),
+        "i " + "x!" * 60, "\\ln(" * 300, "e^" * 500 + "x", "|" * 900, "\\sin " * 300 + "x", "x_" * 900, "=" * 1900, "1:" * 900, "<" * 1900,
+    ],
+)  # fmt: skip
+def test_replies_that_are_dear_to_read(answer: str) -> None:
+    """Catches recursion that escapes, and work that grows with the square of the length (a minute, not a second)."""
+    for kind in VERIFIERS:
+        assert verify("5", f"<answer>{answer}</answer>", kind, ("5", "6") if kind == "choice" else None).value == 0.0
 
 
 def test_verify_loads_no_torch() -> None:

@@ -31,7 +31,7 @@ def test_choice_in_other_shapes() -> None:
     assert verify("A, C", "\\boxed{A}", "choice").value == 0.0
     assert verify("36", "\\boxed{B}", "choice", OPTIONS).value == 1.0
     assert verify("B", "\\boxed{36}", choices=OPTIONS).value == 1.0
-    assert verify("A", "\\boxed{3}", "choice", ("3", "3.0", "4")).reason == "ambiguous"
+    assert verify("A", "\\boxed{9/3}", "choice", ("3", "3.0", "4")).reason == "ambiguous"
     assert verify("E", "\\boxed{E}", "choice", OPTIONS).reason == "error"
     assert verify("B", "\\boxed{a}", "choice", ("b", "a")).reason == "correct"
     assert verify("blue", "\\boxed{A}", "choice").reason == "error"

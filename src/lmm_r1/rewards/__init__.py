@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lmm_r1.rewards.boxes import boxes_verdict
 from lmm_r1.rewards.choice import choice_verdict
 from lmm_r1.rewards.math import math_verdict
 from lmm_r1.rewards.numeric import numeric_verdict
@@ -17,6 +18,7 @@ VERIFIERS: dict[str, Verifier] = {
     "choice": choice_verdict,
     "numeric": numeric_verdict,
     "text": text_verdict,
+    "boxes": boxes_verdict,
 }
 
 

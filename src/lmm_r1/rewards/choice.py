@@ -16,8 +16,17 @@ from lmm_r1.types import Problem, Verdict
 
 _LETTER = re.compile(r"\(?\s?([A-Za-z])\s?[).:]?")
 _LETTERS = re.compile(r"\(?[A-Z]\)?(?:\s?(?:,|and|&|;)\s?\(?[A-Z]\)?){1,9}")
-_WITH_TEXT = re.compile(r"(?:\(\s?([A-Za-z])\s?\)|([A-Za-z])\s?[).:])\s*(\S.*)", re.DOTALL)
-_OPTION = re.compile(r"^(?:option|choice)\s+", re.IGNORECASE)
+_WITH_TEXT = re.compile(r"(?:\(\s?([A-Za-z])\s?\)|([A-Za-z])(?:\s?[).:]|\s(?=[-(\d])))\s*-?\s*(\S.*)", re.DOTALL)
+_OPTION = re.compile(r"^(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:?\s+", re.IGNORECASE)
+_ALL_IN_ONE = re.compile(r"[A-J]{2,8}")
+#: In a text behind a letter, where there are no options to compare it with: perhaps a second answer, or a denial.
+_SECOND_THOUGHT = re.compile(
+    r"(?<![a-zA-Z])[A-Z](?![a-zA-Z])|\b(?:or|and|not|no|nor|maybe|perhaps|either)\b", re.IGNORECASE
+)
+
+
+_CAPITALS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_RIGHT, _WRONG = Verdict(1.0, "correct"), Verdict(0.0, "wrong")
 
 
 def _bare(text: str) -> str:
@@ -29,7 +38,7 @@ def letters(text: str) -> frozenset[str] | None:
     single = _LETTER.fullmatch(text)
     if single:
         return frozenset(single.group(1).upper())
-    if _LETTERS.fullmatch(text):
+    if _LETTERS.fullmatch(text) or (_ALL_IN_ONE.fullmatch(text) and list(text) == sorted(set(text))):
         return frozenset(c for c in text if "A" <= c <= "Z")
     return None
 
@@ -39,12 +48,18 @@ def _fits(option: str, text: str) -> bool:
 
 
 def _by_text(choices: Sequence[str], text: str) -> list[str]:
+    """Letters of the options that a text is, or else of those that it means."""
+    spelled = [chr(65 + k) for k, option in enumerate(choices) if _bare(option) == _bare(text)]
+    if len(spelled) == 1:
+        return spelled
     return [chr(65 + k) for k, option in enumerate(choices) if _fits(option, text)]
 
 
 def judge_choice(gold: str, answer: str, choices: Sequence[str] | None) -> Verdict:
     """Compare an extracted answer with the gold letter (or letters, or option text)."""
     options = tuple(choices or ())[:26]
+    if gold in _CAPITALS and answer in _CAPITALS and (not options or ord(gold) - 65 < len(options)):
+        return _RIGHT if gold == answer else _WRONG
     wanted = letters(_bare(gold)) if len(gold) <= 200 else None
     if wanted is None and options:
         found = _by_text(options, gold)
@@ -62,8 +77,12 @@ def judge_choice(gold: str, answer: str, choices: Sequence[str] | None) -> Verdi
     if match:
         letter = (match.group(1) or match.group(2)).upper()
         number = ord(letter) - 65
-        if options and not (number < len(options) and _fits(options[number], match.group(3))):
+        rest = match.group(3).strip()
+        rest = rest[1:-1] if rest[:1] == "(" and rest[-1:] == ")" and rest.count("(") == 1 and options else rest
+        if options and not (number < len(options) and letter in _by_text(options, rest)):
             return Verdict(0.0, "wrong")
+        if not options and _SECOND_THOUGHT.search(rest):
+            return Verdict(0.0, "ambiguous")
         return Verdict(1.0, "correct") if wanted == {letter} else Verdict(0.0, "wrong")
     return _decide(wanted, _by_text(options, text))
 

@@ -5,7 +5,7 @@ form, so equality is comparison: no floating point, no guessing at zero. What do
 roots of roots, division by a sum) raises NotExact; what would grow beyond the limits raises TooBig
 before it is computed.
 
-Left out: parsing (latex.py), and simplification beyond this form.
+Left out: parsing (latex.py), and expressions beyond this form (terms.py).
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 MAX_BITS = 32_768  # of a numerator or denominator: 2004! has 19,000
 MAX_TERMS = 200
 MAX_DEGREE = 100
 MAX_FACTORIAL = 2_500
-MAX_RADICAND = 10**9  # trial division stays below 32,000 steps
+MAX_RADICAND = 10**7  # trial division stays below 3,200 steps
+MAX_ROOT_BITS = 2_000  # of a number whose third or higher root is taken
 
 #: (symbols and their powers, sorted by name; square-free radicand)
 Key = tuple[tuple[tuple[str, int], ...], int]
@@ -40,8 +42,9 @@ def _fits(value: Fraction) -> Fraction:
     return value
 
 
+@lru_cache(maxsize=1024)
 def square_part(n: int) -> tuple[int, int]:
-    """(a, b) with n = a * a * b and b square-free, for n >= 1. Raises TooBig when n cannot be factored cheaply."""
+    """(a, b) with n = a * a * b and b square-free, for n >= 1. Raises NotExact when n cannot be factored cheaply."""
     root = math.isqrt(n)
     if root * root == n:
         return root, 1
@@ -51,7 +54,7 @@ def square_part(n: int) -> tuple[int, int]:
             outer, rest = outer * d, rest // (d * d)
         d += 1
     if rest > MAX_RADICAND:
-        raise TooBig("a radicand is too large")
+        raise NotExact("a radicand is too large to be factored")
     inner, d = 1, 2
     while d * d <= rest:
         while rest % (d * d) == 0:
@@ -78,6 +81,18 @@ class Exact:
     def symbol(name: str) -> Exact:
         """A variable, or a constant such as pi that is left as it is; "i" is the imaginary unit."""
         return Exact({(((name, 1),), 1): Fraction(1)})
+
+    @staticmethod
+    def call(name: str, args: tuple[Exact, ...]) -> Exact:
+        """A function of exact values: |x|, roundings and binomials of rational numbers; the others raise NotExact."""
+        value = args[0].rational
+        if name == "binom":
+            return Exact.number(_binomial(value, args[1].rational))
+        if name == "abs" and value is not None:
+            return Exact.number(abs(value))
+        if name in ("floor", "ceil") and value is not None:
+            return Exact.number(math.floor(value) if name == "floor" else math.ceil(value))
+        raise NotExact(f"{name} has no normal form")
 
     @property
     def rational(self) -> Fraction | None:
@@ -196,6 +211,14 @@ class Exact:
         return total if math.isfinite(total) else None
 
 
+def _binomial(n: Fraction | None, k: Fraction | None) -> int:
+    if n is None or k is None or n.denominator != 1 or k.denominator != 1 or not 0 <= k <= n:
+        raise NotExact("a binomial of something that is no whole number")
+    if n > 1_000:
+        raise TooBig("a binomial is too large")
+    return math.comb(int(n), int(k))
+
+
 def _sum(total: dict[Key, Fraction]) -> Exact:
     terms = {key: value for key, value in total.items() if value}
     if len(terms) > MAX_TERMS:
@@ -220,6 +243,8 @@ def _product(a: Key, b: Key) -> tuple[Key, Fraction]:
 
 def _whole_root(n: int, degree: int) -> int:
     """The exact integer root; raises NotExact when there is none."""
+    if n.bit_length() > MAX_ROOT_BITS:
+        raise NotExact("a root of a number this large")
     low, high = 0, 1 << (n.bit_length() // degree + 1)
     while low < high:
         middle = (low + high + 1) // 2

@@ -20,7 +20,9 @@ MAX_ANSWER = 2_000
 _THINK, _THOUGHT, _ANSWER, _END = "<think>", "</think>", "<answer>", "</answer>"
 _BRACES = re.compile(r"\\boxed\s{0,4}\{|\\.|[{}]", re.DOTALL)
 _LEAD = re.compile(
-    r"^(?:so,? |thus,? |therefore,? )?(?:the )?(?:final |correct )?(?:answer|result) (?:is|=)\s*:?\s*", re.IGNORECASE
+    r"^(?:(?:so|thus|hence|therefore),? )?(?:(?:the )?(?:final |correct )?(?:answer|result|option|choice|value of \$?[a-zA-Z]\$?) "
+    r"(?:is|=)\s*:?\s*)?",
+    re.IGNORECASE,
 )
 _LABEL = re.compile(r"^(?:final )?answer\s*:\s*", re.IGNORECASE)
 
@@ -56,7 +58,7 @@ def last_box(text: str) -> str | None:
     """The inside of the last \\boxed{...} whose braces balance (the outer one of nested boxes), or None."""
     opened: list[int | None] = []  # per open brace: where the inside of a box begins, None for other braces
     found: tuple[int, int] | None = None
-    for match in _BRACES.finditer(text):
+    for match in _BRACES.finditer(text, max(0, text.find("\\boxed"))):
         token = match.group()
         if token.startswith("\\boxed"):
             opened.append(match.end())

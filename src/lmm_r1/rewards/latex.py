@@ -1,26 +1,30 @@
 """Reading answers: one spelling for what people and models write, and a parser into exact values.
 
 `tidy` maps Unicode, LaTeX spacing, text wrappers and thousands separators to one spelling; `parse`
-reads a tidy expression by recursive descent into an `Exact`. Nothing is ever evaluated as code, every
-pattern is linear, and length, depth and number sizes are limited before any work is done.
+reads a tidy expression by recursive descent into an `Exact`, or into a `Term` when it has no normal form.
+Nothing is ever evaluated as code, every pattern is linear, and length, depth and number sizes are limited
+before any work is done.
 
-Left out: functions (sin, log), sums, matrices: they raise NotExact and are compared as strings.
+Left out: sums, products, limits, integrals: they raise NotExact and are compared as strings.
 """
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Generic, TypeVar
 
 from lmm_r1.rewards.exact import Exact, NotExact, TooBig
+from lmm_r1.rewards.terms import CONSTANTS, FUNCTIONS, Term, inverse_of
 
 MAX_TOKENS = 400
 MAX_DEPTH = 30
 MAX_DIGITS = 1_000
 MAX_EXPONENT = 400  # of 1e400
+
+R = TypeVar("R", Exact, Term)
 
 #: Marks around what stood in \text{...}: words, never a product of letters.
 MARK, KRAM = "\x02", "\x03"
@@ -31,7 +35,7 @@ _VULGAR = re.compile("[¼-¾⅐-⅞]")
 _SPELLING = str.maketrans(
     {
         **dict.fromkeys("−–—‐‑‒", "-"),
-        **dict.fromkeys("$`", " "),
+        **dict.fromkeys("$`€£¥", " "),
         "×": "\\times ",
         "·": "\\cdot ",
         "⋅": "\\cdot ",
@@ -45,6 +49,10 @@ _SPELLING = str.maketrans(
         "≤": "\\le ",
         "≥": "\\ge ",
         "≠": "\\ne ",
+        "≈": "\\approx ",
+        "∅": "\\emptyset ",
+        "∨": "\\lor ",
+        "|": "|",
         "±": "\\pm ",
         "∪": "\\cup ",
         "∈": "\\in ",
@@ -59,11 +67,24 @@ _SPELLING = str.maketrans(
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u200b-\u200f\u2060\ufeff]")
 _DROPPED = re.compile(
-    r"\\(?:left|right|displaystyle|limits|big|Big|bigg|Bigg|bigl|bigr|textstyle)(?![a-zA-Z])|\\[!]|\\\$"
+    r"\\(?:left|right|displaystyle|limits|(?:big|Big|bigg|Bigg)[lr]?|textstyle|boldsymbol|bf|rm|it)(?![a-zA-Z])|\\[!]|\\\$"
 )
 _SPACE = re.compile(r"\\(?:[ ;:()\[\]]|quad(?![a-zA-Z])|qquad(?![a-zA-Z]))|\\\\")
 _FRAC = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
+_FONT = re.compile(r"\\(?:mathrm|text|mathbf|rm)\s+([a-zA-Z])(?![a-zA-Z])")
+_BINOM = re.compile(r"\\[dt]binom(?![a-zA-Z])")
+_ROW_SPACE = re.compile(r"\\\\\s?\[\d{1,3}\s?(?:pt|em|ex|mm)\]")
+_EMPHASIS = re.compile(r"(?:(?<=\s)|^)\*\*(?! )([^*]{1,200}?)(?<! )\*\*(?=[\s.,;:!?]|$)")
+_BLANKS = re.compile(r"\s{2,}")
 _SYNONYMS = {
+    "\\lvert": "|",
+    "\\rvert": "|",
+    "\\vert": "|",
+    "\\mid": "|",
+    "\\varnothing": "\\emptyset",
+    "\\bigcup": "\\cup",
+    "\\langle": "(",
+    "\\rangle": ")",
     "\\leq": "\\le",
     "\\geq": "\\ge",
     "\\neq": "\\ne",
@@ -72,14 +93,17 @@ _SYNONYMS = {
     "\\lt": "<",
     "\\gt": ">",
 }
-_SYNONYM = re.compile(r"\\(?:leqslant|geqslant|leq|geq|neq|lt|gt)(?![a-zA-Z])")
+_SYNONYM = re.compile(
+    r"\\(?:leqslant|geqslant|leq|geq|neq|lt|gt|lvert|rvert|vert|mid|varnothing|bigcup|langle|rangle)(?![a-zA-Z])"
+)
 _TEXT = re.compile(
-    r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mathbf|mathit|mathsf|operatorname|mbox|emph)\s?\{([^{}]*)\}"
+    r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mathbf|mathit|mathsf|operatorname|mbox|emph|underline)\s?\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}"
 )
 _BOX = re.compile(r"\\boxed\s{0,4}\{([^{}]*)\}")
 _GROUP = re.compile(r"(?<=\d)(?:\{,\}|\\,|\\ )(?=\d{3}(?!\d))")
 _THIN = re.compile(r"\\,")
-_NUMERIC = re.compile(r"[-+]?\d[\d,./ ]*%?")
+_LETTER_UNITS = frozenset("mghlsLNJWVK")
+_PLAIN_INSIDE = re.compile(r"[-+]?\d[\d,./ ]*%?|\([A-Z]\)")  # a number, or an option letter
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
 
@@ -88,19 +112,29 @@ def tidy(text: str) -> str:
     text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m.group()), text)
     text = re.sub("[⁰¹²³⁴-⁹⁻⁺]+", lambda m: "^{" + m.group().translate(_SUPER) + "}", text)
     text = re.sub("[₀-₉]+", lambda m: "_{" + m.group().translate(_SUB) + "}", text)
-    text = _CONTROL.sub(" ", unicodedata.normalize("NFKC", text))
+    text = _BLANKS.sub(" ", _CONTROL.sub(" ", unicodedata.normalize("NFKC", text)))
+    text = _EMPHASIS.sub(r"\1", text.strip()).replace("**", "^")
+    if "\\begin" in text:
+        text = _ROW_SPACE.sub(r"\\\\", text).replace("\\\\", "\\cr ")  # rows; elsewhere a line break is a space
     text = _DROPPED.sub("", text.replace("\\%", "%").translate(_SPELLING))
     text = _THIN.sub(" ", _GROUP.sub("", text))
+    text = _FONT.sub(r"\\mathrm{\1}", text)
+    text = _BINOM.sub(r"\\binom", text)
     text = _FRAC.sub(r"\\frac", _SYNONYM.sub(lambda m: _SYNONYMS[m.group()], text))
     for pattern in (_TEXT, _BOX, _TEXT):
         text = pattern.sub(_unwrap, text)
     text = _SPACE.sub(" ", text).replace("^{\\circ}", "^\\circ").replace("\\degree", "^\\circ ")
-    return text.replace("**", " ").strip().rstrip(".,;:").strip()
+    return _BLANKS.sub(" ", text).rstrip("\\ ").strip().rstrip(".,;:").strip()
 
 
 def _unwrap(match: re.Match[str]) -> str:
     inside = match.group(1).strip()
-    if match.group().startswith("\\boxed") or len(inside) <= 1 or _NUMERIC.fullmatch(inside):
+    if inside in FUNCTIONS:
+        return f"\\{inside} "
+    before = match.string[: match.start()].rstrip()[-1:]
+    if inside in _LETTER_UNITS and (before.isdigit() or before == "}"):
+        return f" {MARK}{inside}{KRAM} "
+    if match.group().startswith("\\boxed") or len(inside) <= 1 or _PLAIN_INSIDE.fullmatch(inside):
         return "" if inside in (".", ",", ";", ":") else inside
     return f" {MARK}{inside}{KRAM} "
 
@@ -112,12 +146,19 @@ def join_thousands(text: str) -> str:
 
 def canonical(text: str) -> str:
     """The string that is compared when nothing exact can be: no spaces, no marks, plain words in lower case."""
-    bare = _SINGLE.sub(r"\1\2", "".join(text.replace(MARK, "").replace(KRAM, "").split()))
+    apart = _DIGITS_APART.sub("&", text.replace(MARK, "").replace(KRAM, ""))  # 1 2 is not 12
+    bare = _SINGLE.sub(r"\1\2", "".join(apart.split()))
     return bare.casefold() if bare.isalpha() and len(bare) > 1 else bare
 
 
+_DIGITS_APART = re.compile(r"(?<=\d)\s+(?=\d)")
 _SINGLE = re.compile(r"([_^])\{(\w)\}")
-_TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|\.\d+)|(\\[a-zA-Z]+)|([a-zA-Z]+)|([-+*/^(){}\[\]!_]))")
+_TOKEN = re.compile(
+    r"\s*(?:(\d*\.\d*\s?\\overline\s?\{\d+\}|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|\.\d+)"
+    r"|(\\[a-zA-Z]+)|([a-zA-Z]+)|([-+*/^(){}\[\]!_|]))"
+)
+#: Words that are read as the LaTeX command of the same name.
+_PLAIN = FUNCTIONS | {"pi", "sqrt"}
 _GREEK_LETTERS = (
     "pi infty alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho sigma tau "
     "phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell"
@@ -125,6 +166,15 @@ _GREEK_LETTERS = (
 _GREEK = frozenset(_GREEK_LETTERS.split())
 _TIMES = frozenset(("*", "\\cdot", "\\times"))
 _OVER = frozenset(("/", "\\div"))
+#: Opening bracket: (closing bracket, the function that the pair stands for).
+_BRACKETS = {
+    "(": (")", ""),
+    "{": ("}", ""),
+    "|": ("|", "abs"),
+    "\\lfloor": ("\\rfloor", "floor"),
+    "\\lceil": ("\\rceil", "ceil"),
+}
+_CLOSING = frozenset(closing for closing, _ in _BRACKETS.values())
 #: Two letters that are a word, not a product of two variables; three and more always are.
 _SHORT_WORDS = "no on or so up in at by of to as an if it is we us am pm"
 _WORDS = frozenset(_SHORT_WORDS.split())
@@ -132,33 +182,47 @@ _WORDS = frozenset(_SHORT_WORDS.split())
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """An exact value; decimals: digits after the point of a lone decimal, else None.
+    """A value; decimals: digits after the point of a lone decimal, else None.
 
-    unfinished: numbers were left to be computed, as in 27+36-33: a copy of the question, not its answer.
+    unfinished: sums and products of written numbers (27+36-33, 9*8*7), several powers, roots or divisions that come
+    out as a number (10!/8!), or functions of numbers (log_2 8) were left to be computed: a copy of the question,
+    not its answer. Forms in which people write answers are finished: 8/2, 2^10, 5!, sqrt(16), 3 * 2^10.
     """
 
-    value: Exact
+    value: Exact | Term
     decimals: int | None
     unfinished: bool
 
 
 def parse(text: str) -> Parsed:
-    """The exact value of a tidy expression. Raises NotExact when it has none here, TooBig over a limit."""
+    """The value of a tidy expression. Raises NotExact when it has none here, TooBig over a limit."""
     tokens = _tokens(text)
     if "\\infty" in tokens and len(tokens) > 2:
         raise NotExact("arithmetic with infinity")
-    reader = _Reader(tokens)
+    try:
+        return _parse(tokens, Exact)
+    except NotExact:
+        return _parse(tokens, Term)
+
+
+def _parse(tokens: list[str], ring: type[R]) -> Parsed:
+    reader = _Reader(list(tokens), ring)
     value = reader.sum()
     if reader.at != len(tokens):
-        raise NotExact(f"cannot read {tokens[reader.at]!r}")
+        raise NotExact(f"cannot read {reader.peek()!r}")
     digits = tokens[1:] if tokens[0] in ("-", "+") else tokens
     decimals = None
-    if len(digits) == 1 and "." in digits[0] and "e" not in digits[0].lower():
+    if len(digits) == 1 and "." in digits[0] and not re.search("[eEo]", digits[0]):
         decimals = len(digits[0].partition(".")[2])
-    # A division that comes out whole is a question too; 6/8 is left as it is.
-    rational = value.rational
-    whole_division = reader.divided and rational is not None and rational.denominator == 1
-    return Parsed(value, decimals, reader.unfinished or whole_division)
+    number = value.symbols <= CONSTANTS  # an expression in variables may be written in any way
+    return Parsed(value, decimals, number and (reader.unfinished or _is_computation(reader, value)))
+
+
+def _is_computation(reader: _Reader[R], value: R) -> bool:
+    """Whether more was written than the number needs: (1+i)^8, sqrt(2) sqrt(8), 10!/8!, 51/3/1."""
+    if isinstance(value, Exact) and reader.sums >= max(1, len(value.terms)):
+        return True
+    return value.rational is not None and (reader.divisions > 1 or reader.heavy > 1)
 
 
 def _tokens(text: str) -> list[str]:
@@ -169,9 +233,12 @@ def _tokens(text: str) -> list[str]:
         if match is None:
             raise NotExact(f"cannot read {text[at : at + 1]!r}")
         letters = match.group(3)
-        if letters and (len(letters) > 2 or letters.lower() in _WORDS):
+        if letters in _PLAIN:
+            tokens.append("\\" + letters)
+        elif letters and (len(letters) > 2 or letters.lower() in _WORDS):
             raise NotExact("a word")
-        tokens += list(letters) if letters else [match.group().strip()]
+        else:
+            tokens += list(letters) if letters else [match.group().strip()]
         if len(tokens) > MAX_TOKENS:
             raise TooBig("an expression is too long")
         at = match.end()
@@ -180,12 +247,14 @@ def _tokens(text: str) -> list[str]:
     return tokens
 
 
-class _Reader:
-    """Recursive descent over tokens; `at` is the next one."""
+class _Reader(Generic[R]):
+    """Recursive descent over tokens into a ring; `at` is the next token, `bars` the open | of absolute values."""
 
-    def __init__(self, tokens: list[str]) -> None:
-        self.tokens, self.at, self.depth = tokens, 0, 0
-        self.unfinished = self.divided = False
+    def __init__(self, tokens: list[str], ring: type[R]) -> None:
+        self.tokens = tokens
+        self.ring: type[R] = ring
+        self.at = self.depth = self.bars = self.divisions = self.sums = self.heavy = self.inside = 0
+        self.unfinished = False
 
     def peek(self, ahead: int = 0) -> str:
         return self.tokens[self.at + ahead] if self.at + ahead < len(self.tokens) else ""
@@ -201,7 +270,7 @@ class _Reader:
         if self.take() != token:
             raise NotExact(f"{token!r} is missing")
 
-    def sum(self) -> Exact:
+    def sum(self) -> R:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise TooBig("an expression is nested too deeply")
@@ -209,62 +278,78 @@ class _Reader:
         while self.peek() in ("+", "-"):
             sign = self.take()
             right = self.product()
+            self.sums += 1
             self.unfinished |= total.rational is not None and right.rational is not None
             total = total + right if sign == "+" else total - right
         self.depth -= 1
         return total
 
-    def product(self) -> Exact:
+    def product(self) -> R:
+        start = self.at
         total = self.signed()
         while True:
-            token = self.peek()
+            token, plain = self.peek(), self._plain(start)
             if token in _TIMES:
                 self.at += 1
-                # 1.5 \times 10^{6} is one number
-                scientific = self.peek() == "10" and self.peek(1) == "^"
-                total = self._times(total, self.signed(), scientific)
+                start = self.at
+                total = total * self.signed()
+                self.unfinished |= plain and self._plain(start)
             elif token in _OVER:
                 self.at += 1
-                right = self.signed()
-                self.divided |= total.rational is not None and right.rational is not None
-                total = total / right
-            elif token and (token[0].isalnum() or token == "(" or token == "{" or token[0] == "\\"):
+                start = self.at
+                total = total / self.signed()
+                self.divisions += 1
+            elif self._begins_factor(token):
                 if token[0].isdigit() and self.tokens[self.at - 1][-1].isdigit():
                     raise NotExact("two numbers side by side")
-                total = self._times(total, self.power(), False)
+                start = self.at
+                total = total * self.power()
+                self.unfinished |= plain and self._plain(start)
             else:
                 return total
 
-    def _times(self, left: Exact, right: Exact, finished: bool) -> Exact:
-        self.unfinished |= not finished and left.rational is not None and right.rational is not None
-        return left * right
+    def _plain(self, start: int) -> bool:
+        """Whether the tokens from `start` are one written number, bracketed or not."""
+        return all(token in "(){}-+" or token[0].isdigit() for token in self.tokens[start : self.at])
 
-    def signed(self) -> Exact:
+    def _begins_factor(self, token: str) -> bool:
+        """Whether a token may stand right behind a factor, as in 2x, 2(x+1) or 2|x|."""
+        if token == "|":
+            return self.bars == 0
+        return bool(token) and token not in _CLOSING and (token[0].isalnum() or token in "({" or token[0] == "\\")
+
+    def signed(self) -> R:
         negative = False
         while self.peek() in ("+", "-"):
             negative ^= self.take() == "-"
         value = self.power()
         return -value if negative else value
 
-    def power(self) -> Exact:
+    def power(self) -> R:
         base = self.atom()
         while self.peek() == "!":
             self.at += 1
-            self.unfinished = True
+            self.heavy += 1
             base = base.factorial()
         if self.peek() != "^":
             return base
         self.at += 1
-        ten = base.rational == 10
+        if self.peek() == "\\circ":
+            self.at += 1
+            return base * self.ring.symbol("pi") / self.ring.number(180)
+        self.heavy += 1
+        return base.power(self.exponent())
+
+    def exponent(self) -> R:
+        """What follows a ^; right-associative."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise TooBig("powers are nested too deeply")
-        exponent = self.signed()  # right-associative
+        value = self.signed()
         self.depth -= 1
-        self.unfinished |= base.rational is not None and not ten
-        return base.power(exponent)
+        return value
 
-    def group(self) -> Exact:
+    def group(self) -> R:
         """{expression}, or the next digit or atom as LaTeX takes it."""
         token = self.peek()
         if token == "{":
@@ -274,40 +359,80 @@ class _Reader:
             return value
         if token.isdigit() and len(token) > 1:  # \frac37: one digit each
             self.tokens[self.at] = token[1:]
-            return Exact.number(int(token[0]))
+            return self.ring.number(int(token[0]))
         return self.atom()
 
-    def atom(self) -> Exact:
-        token = self.take()
+    def atom(self) -> R:
+        self.inside += 1
+        if self.inside > 2 * MAX_DEPTH:
+            raise TooBig("an expression is nested too deeply")
+        value = self._atom(self.take())
+        self.inside -= 1
+        return value
+
+    def _atom(self, token: str) -> R:
         if token[0].isdigit() or token[0] == ".":
             return self._mixed(token)
-        if token in ("(", "{"):
-            value = self.sum()
-            self.expect(")" if token == "(" else "}")
-            return value
+        if token in _BRACKETS:
+            return self._bracketed(token)
         if token == "\\frac":
-            top, bottom = self.group(), self.group()
-            self.divided |= top.rational is not None and bottom.rational is not None
-            return top / bottom
+            self.divisions += 1
+            return self.group() / self.group()
         if token == "\\sqrt":
             return self._root()
         if token == "\\binom":
             return self._binomial()
+        if token[0] == "\\" and token[1:] in FUNCTIONS:
+            return self._function(token[1:])
         if token.isalpha() or token[1:] in _GREEK:
-            return Exact.symbol(token.lstrip("\\") + self._subscript())
+            return self.ring.symbol(token.lstrip("\\") + self._subscript())
         raise NotExact(f"cannot read {token!r}")
 
-    def _mixed(self, token: str) -> Exact:
+    def _bracketed(self, token: str) -> R:
+        """(x), {x}, |x| and the two roundings."""
+        closing, function = _BRACKETS[token]
+        outer, self.bars = self.bars, int(token == "|")
+        value = self.sum()
+        self.expect(closing)
+        self.bars = outer
+        return self.ring.call(function, (value,)) if function else value
+
+    def _function(self, name: str) -> R:
+        r"""\sin^2 2x, \log_{3} x, \sin^{-1} x: the argument is a bracket, or the factors up to the next function."""
+        base = None
+        if name == "log" and self.peek() == "_":
+            self.at += 1
+            base = self.group()
+        exponent = None
+        if self.peek() == "^":
+            self.at += 1
+            exponent = self.exponent()
+            if exponent.rational == -1:
+                name, exponent = inverse_of(name), None
+        argument = self._argument()
+        self.unfinished |= argument.symbols <= CONSTANTS
+        value = self.ring.call(name, (argument,) if base is None else (argument, base))
+        return value if exponent is None else value.power(exponent)
+
+    def _argument(self) -> R:
+        if self.peek() in _BRACKETS:
+            return self._bracketed(self.take())
+        value = self.signed()
+        while self._begins_factor(self.peek()) and self.peek() != "(" and self.peek()[1:] not in FUNCTIONS:
+            value = value * self.power()
+        return value
+
+    def _mixed(self, token: str) -> R:
         """A number, or a mixed number such as 4\\frac{1}{2} or 4 1/2, which is a sum and not a product."""
-        value = Exact.number(_literal(token))
+        value = self.ring.number(_literal(token))
         if not token.isdigit():
             return value
         if self.peek() == "\\frac":
             mark, fraction = self.at, self.atom()
         elif self.peek().isdigit() and self.peek(1) == "/" and self.peek(2).isdigit():
-            mark, fraction = self.at, Exact.number(Fraction(1))
+            mark = self.at
             top, _, bottom = self.take(), self.take(), self.take()
-            fraction = Exact.number(_literal(top)) / Exact.number(_literal(bottom))
+            fraction = self.ring.number(_literal(top)) / self.ring.number(_literal(bottom))
         else:
             return value
         part = fraction.rational
@@ -317,7 +442,7 @@ class _Reader:
             raise NotExact(f"cannot read {self.tokens[mark]!r} after a number")
         return value + fraction
 
-    def _root(self) -> Exact:
+    def _root(self) -> R:
         degree = 2
         if self.peek() == "[":
             self.at += 1
@@ -326,19 +451,13 @@ class _Reader:
                 raise NotExact("a root of odd degree")
             degree = int(token)
             self.expect("]")
+        self.heavy += 1
         # \sqrt13 is read as people mean it, not as LaTeX sets it
-        value = (self.group() if self.peek() == "{" else self.atom()).root(degree)
-        self.unfinished |= value.rational is not None
-        return value
+        return (self.group() if self.peek() == "{" else self.atom()).root(degree)
 
-    def _binomial(self) -> Exact:
-        n, k = self.group().rational, self.group().rational
-        self.unfinished = True
-        if n is None or k is None or n.denominator != 1 or k.denominator != 1 or not 0 <= k <= n:
-            raise NotExact("a binomial of something that is no whole number")
-        if n > 1_000:
-            raise TooBig("a binomial is too large")
-        return Exact.number(math.comb(int(n), int(k)))
+    def _binomial(self) -> R:
+        self.heavy += 1
+        return self.ring.call("binom", (self.group(), self.group()))
 
     def _subscript(self) -> str:
         if self.peek() != "_":
@@ -355,6 +474,12 @@ class _Reader:
 def _literal(token: str) -> Fraction:
     if len(token) > MAX_DIGITS:
         raise TooBig("a number has too many digits")
+    if "\\overline" in token:
+        head, _, tail = token.partition("\\overline")
+        whole, _, fixed = head.strip().partition(".")
+        period = tail.strip(" {}")
+        repeated = Fraction(int(period), 10 ** len(fixed) * (10 ** len(period) - 1))
+        return Fraction(f"{whole or 0}.{fixed or 0}") + repeated
     exponent = token.lower().partition("e")[2]
     if exponent and (len(exponent) > 5 or abs(int(exponent)) > MAX_EXPONENT):
         raise TooBig("a number has too large an exponent")

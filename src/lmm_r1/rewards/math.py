@@ -5,216 +5,47 @@ intervals item by item; what cannot be read exactly, as normalised strings. Deci
 
 * A unit or a percent sign may be left out by one side; two different units are two different answers.
 * "x = 3" answers 3. In a list of assignments the names count.
-* An unfinished computation (27+36-33 for 30, 51/3 for 17) is not an answer, unless the gold is one:
-  else copying the question pays.
+* An unfinished computation (27+36-33 for 30, 9*8*7 for 504) is not an answer, unless the gold is one:
+  else copying the question pays. A form in which answers are written (8/2, 2^10, 5!) is one.
 * A decimal answers an exact gold when it has six right digits after the point; an exact answer, a gold
   that is itself a rounding, when it rounds to it.
 
-A verdict never raises, whatever the strings. Left out: functions, relations and matrices beyond string
-equality. Source of the cases: the published checkers' known faults; nothing of them is used here.
+A verdict never raises, whatever the strings. Reading: answers.py. Source of the cases: the published
+checkers' known faults; nothing of them is used here.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 
-from lmm_r1.rewards.exact import Exact, NotExact, TooBig
+from lmm_r1.rewards.answers import (
+    Answer,
+    Equation,
+    Inequality,
+    Named,
+    Opaque,
+    Several,
+    Value,
+    equal_values,
+    minus,
+    read,
+)
+from lmm_r1.rewards.exact import Exact, TooBig
 from lmm_r1.rewards.extract import MAX_ANSWER, extract
-from lmm_r1.rewards.latex import KRAM, MARK, Parsed, canonical, join_thousands, parse, tidy
+from lmm_r1.rewards.latex import KRAM, MARK, Parsed, canonical, join_thousands, tidy
+from lmm_r1.rewards.terms import CONSTANTS, Term
 from lmm_r1.types import Problem, Verdict
 
-MAX_ITEMS = 50
 _EXACT_DECIMALS = 6  # as in the released checker: 0.333333 is 1/3, 0.333 is not
 _FLOAT_DECIMALS = 12
-
-_RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|approx|equiv|sim|in|mid|mod|pmod|to|cong|subset)(?![a-zA-Z])")
-_SYMBOL = r"(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_\{?\w{1,8}\}?)?"
-_LABEL = re.compile(
-    rf"(?:{_SYMBOL}(?:\s?\(\s?[a-zA-Z]\s?\))?|m?\s?\\angle\s?[a-zA-Z0-9]{{1,4}}|[A-Z]{{2}}|[a-zA-Z]{{3,20}}|{MARK}[^{KRAM}]*{KRAM})"
+_BEFORE = re.compile(
+    rf"^{MARK}?\s?(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?(?:answer|result)(?: is)?\s?[:=]?\s?{KRAM}?\s?(?=.)",
+    re.IGNORECASE,
 )
-_MEMBER = re.compile(rf"^\s*{_SYMBOL}\s*\\in(?![a-zA-Z])\s*")
-_AND = re.compile(rf"{MARK}(?:,\s?)?(?:and|or){KRAM}|\s(?:and|or)\s|\\(?:land|lor)(?![a-zA-Z])")
-_PERCENT = re.compile(rf"(?:%|{MARK}?\s?(?:percent|per cent)\s?{KRAM}?)$")
-_DEGREE = re.compile(rf"(?:\^\s?\\circ\s?[CF]?|{MARK}?\s?(?:degrees?|deg)\s?{KRAM}?)$")
-_MARKED_UNIT = re.compile(rf"{MARK}([a-zA-Z][a-zA-Z /.-]{{0,40}}){KRAM}\s?(?:\^\{{?([23])\}}?)?$")
-_BARE_UNIT = re.compile(r"(?<![a-zA-Z\\_])([a-zA-Z][a-zA-Z ]{1,40})(?:\^\{?([23])\}?)?$")
-#: Units that may follow a number without \text; other bare words need at least four letters.
-_UNIT_NAMES = (
-    "mm cm dm km nm in ft yd mi kg mg lb oz ml mL kL ms min hr hrs hour mph kmh Hz kHz mV kV mA ohm Pa kPa kJ kW kN"
-)
-_UNITS = frozenset(_UNIT_NAMES.split())
-_ALIASES = {
-    "centimeter": "cm", "centimetre": "cm", "meter": "m", "metre": "m", "kilometer": "km", "kilometre": "km",
-    "millimeter": "mm", "millimetre": "mm", "inch": "in", "inche": "in", "foot": "ft", "feet": "ft", "kilogram": "kg",
-    "gram": "g", "hour": "h", "hr": "h", "minute": "min", "second": "s", "sec": "s", "liter": "l", "litre": "l",
-}  # fmt: skip
-#: Words that change what a number says; "5 or more" is not 5.
-_CHANGING_WORDS = (
-    "or and not more less than at least most about only if when undefined hundred thousand million billion dozen half "
-    "wrong except nor maybe approximately mod pi"
-)
-_NO_UNIT = frozenset(_CHANGING_WORDS.split())
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """An exact value, its unit ("" without one) and whether a percent sign stood behind it."""
-
-    parsed: Parsed
-    unit: str = ""
-    percent: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """name = value."""
-
-    name: str
-    value: Value
-
-
-@dataclass(frozen=True, slots=True)
-class Equation:
-    """difference = 0."""
-
-    difference: Exact
-
-
-@dataclass(frozen=True, slots=True)
-class Opaque:
-    """Something that only string equality can compare."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Several:
-    """kind: "list" (bare, unordered unless compared with a tuple), "set", "union", or the two brackets of a tuple."""
-
-    kind: str
-    items: tuple[Answer, ...]
-
-
-Answer = Value | Named | Equation | Opaque | Several
-
-
-def read(text: str) -> Answer:
-    """Read a tidy answer. Raises TooBig only."""
-    text = text.strip()
-    if "\\begin" in text:
-        return Opaque(canonical(text))
-    text = _MEMBER.sub("", text)
-    parts = _split(text, "\\cup")
-    if len(parts) > 1:
-        return Several("union", tuple(read(p) for p in parts))
-    if text.startswith("\\{") and text.endswith("\\}") and "\\{" not in text[2:]:
-        return Several("set", tuple(read(p) for p in _split(text[2:-2], ",")))
-    if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _closes_at_end(text):
-        parts = _split(text[1:-1], ",")
-        if len(parts) > 1:
-            return Several(text[0] + text[-1], tuple(read(p) for p in parts))
-    parts = [p for p in _split(_AND.sub(",", text), ",") if p.strip()]
-    if len(parts) > 1:
-        return Several("list", tuple(read(p) for p in parts))
-    text = parts[0].strip() if parts else text
-    if "\\pm" in text and text.count("\\pm") == 1:
-        before, _, after = text.partition("\\pm")
-        return Several("list", (_item(f"{before}+{after}"), _item(f"{before}-{after}")))
-    return _item(text)
-
-
-def _split(text: str, separator: str) -> list[str]:
-    """Split where no bracket is open. Half-open intervals count as one bracket."""
-    parts, depth, last, at = [], 0, 0, 0
-    while at < len(text):
-        if text[at] in "([{":
-            depth += 1
-        elif text[at] in ")]}":
-            depth -= 1
-        elif depth == 0 and text.startswith(separator, at):
-            parts.append(text[last:at])
-            at += len(separator)
-            last = at
-            continue
-        at += 1
-    parts.append(text[last:])
-    if len(parts) > MAX_ITEMS:
-        raise TooBig("a list is too long")
-    return parts
-
-
-def _closes_at_end(text: str) -> bool:
-    depth = 0
-    for at, character in enumerate(text):
-        depth += (character in "([{") - (character in ")]}")
-        if depth == 0:
-            return at == len(text) - 1
-    return False
-
-
-def _item(text: str) -> Answer:
-    """One answer without commas: a value, name = value, an equation, or a string."""
-    opaque = Opaque(canonical(text))
-    if _RELATION.search(text):
-        return opaque
-    sides = [side.strip() for side in text.split("=")]
-    try:
-        if len(sides) == 1:
-            return _value(text)
-        if len(sides) > 4 or not all(sides):
-            return opaque
-        if len(sides) == 2 and not _LABEL.fullmatch(sides[0]) and _LABEL.fullmatch(sides[1]):
-            sides.reverse()  # 3 = x
-        if _LABEL.fullmatch(sides[0]):
-            values = [_value(side) for side in sides[1:]]
-            same = all(v.parsed.value == values[-1].parsed.value for v in values)
-            return Named(canonical(sides[0]), values[-1]) if same else opaque
-        left, right = (_value(side).parsed.value for side in sides) if len(sides) == 2 else (None, None)
-        if left is None or right is None or not (left - right).symbols:
-            return opaque  # a chain such as 2+1 = 3 = 3, or a claim such as 2 = 2, names no answer
-        return Equation(left - right)
-    except NotExact:
-        return opaque
-
-
-def _value(text: str) -> Value:
-    body, unit, percent = text.strip(), "", False
-    for pattern, mark in ((_PERCENT, "%"), (_DEGREE, "degree")):
-        match = pattern.search(body)
-        if match and match.start() > 0:
-            body, percent, unit = body[: match.start()].strip(), mark == "%", "" if mark == "%" else mark
-            break
-    else:
-        body, unit = _without_unit(body)
-    parsed = parse(body)
-    if unit and parsed.value.symbols - {"pi"}:
-        raise NotExact("a unit behind a variable")
-    return Value(parsed, unit, percent)
-
-
-def _without_unit(text: str) -> tuple[str, str]:
-    """(what stands before a trailing unit, the unit in one spelling)."""
-    match = _MARKED_UNIT.search(text)
-    bare = match is None
-    match = match or _BARE_UNIT.search(text)
-    if match is None or not text[: match.start()].strip():
-        return text, ""
-    words = match.group(1).split()
-    if any(w.lower() in _NO_UNIT for w in words):
-        return text, ""
-    if bare and not all(w in _UNITS or len(w) >= 4 for w in words):
-        return text, ""
-    power = match.group(2) or ""
-    if words[0].lower() in ("square", "sq", "sq."):
-        power, words = "2", words[1:]
-    elif words[0].lower() in ("cubic", "cu", "cu."):
-        power, words = "3", words[1:]
-    names = [w.strip(".").lower() for w in words]
-    names = [n[:-1] if len(n) > 3 and n.endswith("s") else n for n in names]
-    return text[: match.start()].strip(), " ".join(_ALIASES.get(n, n) for n in names) + power
+_ZEROS = re.compile(r",0\d\d(?!\d)")
+_LETTER_UNITS = frozenset("mghls")  # read as a variable when no word marks them
 
 
 def same(gold: Answer, answer: Answer) -> bool:
@@ -223,28 +54,44 @@ def same(gold: Answer, answer: Answer) -> bool:
         return _same_several(gold, answer)
     if isinstance(gold, Opaque) or isinstance(answer, Opaque):
         return isinstance(gold, Opaque) and isinstance(answer, Opaque) and gold.text == answer.text != ""
+    if isinstance(gold, Inequality) or isinstance(answer, Inequality):
+        return isinstance(gold, Inequality) and isinstance(answer, Inequality) and _same_inequality(gold, answer)
     if isinstance(gold, Equation) or isinstance(answer, Equation):
-        return _same_equation(_difference(gold), _difference(answer))
+        return _same_up_to_a_factor(_difference(gold), _difference(answer), negative=True)
     return same_value(_plain(gold), _plain(answer))
+
+
+_RIGHT, _WRONG = Verdict(1.0, "correct"), Verdict(0.0, "wrong")
 
 
 def _plain(answer: Value | Named) -> Value:
     return answer.value if isinstance(answer, Named) else answer
 
 
-def _difference(answer: Value | Named | Equation) -> Exact | None:
+def _difference(answer: Value | Named | Equation) -> Exact | Term | None:
     if isinstance(answer, Equation):
         return answer.difference
-    if isinstance(answer, Named) and len(answer.name) == 1:
-        return Exact.symbol(answer.name) - answer.value.parsed.value
+    if isinstance(answer, Named) and len(answer.name) == 1 and answer.value.parsed.value.symbols - CONSTANTS:
+        return minus(Exact.symbol(answer.name), answer.value.parsed.value)
     return None
 
 
-def _same_equation(gold: Exact | None, answer: Exact | None) -> bool:
-    """Equal up to a rational factor."""
-    if gold is None or answer is None or gold.terms.keys() != answer.terms.keys():
+def _same_inequality(gold: Inequality, answer: Inequality) -> bool:
+    return gold.sign == answer.sign and _same_up_to_a_factor(
+        gold.difference, answer.difference, negative=gold.sign == "ne"
+    )
+
+
+def _same_up_to_a_factor(gold: Exact | Term | None, answer: Exact | Term | None, negative: bool) -> bool:
+    """Equal up to a rational factor (positive unless negative ones are allowed); trees only up to the sign."""
+    if gold is None or answer is None:
         return False
-    return len({gold.terms[key] / answer.terms[key] for key in gold.terms}) == 1
+    if isinstance(gold, Exact) and isinstance(answer, Exact):
+        if gold.terms.keys() != answer.terms.keys():
+            return False
+        factors = {gold.terms[key] / answer.terms[key] for key in gold.terms}
+        return len(factors) == 1 and (negative or factors.pop() > 0)
+    return equal_values(gold, answer) or (negative and equal_values(gold, -answer))
 
 
 def same_value(gold: Value, answer: Value) -> bool:
@@ -253,26 +100,49 @@ def same_value(gold: Value, answer: Value) -> bool:
         return False
     if answer.parsed.unfinished and not gold.parsed.unfinished:
         return False
+    a, b = gold.parsed.value, answer.parsed.value
+    if answer.unit == "cent" and not gold.unit:
+        return False  # 5 dollars are not 5 cents
+    if isinstance(b, Term) and not a.symbols - CONSTANTS and b.symbols - CONSTANTS:
+        return False  # cos^2 x + sin^2 x is the question to the answer 1
+    if answer.percent and not gold.percent and (size := a.rational) is not None and abs(size) < 1:
+        return equal_values(_times(a, Exact.number(100)), b)  # 0.5 is 50 %, not 0.5 %
     if _equal(gold.parsed, answer.parsed):
         return True
-    hundred = Exact.number(100)
     if gold.percent != answer.percent and not gold.unit and not answer.unit:
-        percent, plain = (gold, answer) if gold.percent else (answer, gold)
-        return percent.parsed.value == plain.parsed.value * hundred
+        percent, plain = (a, b) if gold.percent else (b, a)
+        return equal_values(percent, _times(plain, Exact.number(100)))
+    if gold.unit in _LETTER_UNITS and not answer.unit:
+        return equal_values(_times(a, Exact.symbol(gold.unit)), b)  # 5 meters and 5 m
+    if answer.unit in _LETTER_UNITS and not gold.unit:
+        return equal_values(a, _times(b, Exact.symbol(answer.unit)))
+    if {gold.unit, answer.unit} == {"degree", ""}:
+        degrees, plain = (a, b) if gold.unit else (b, a)
+        if "pi" in plain.symbols:  # 30 degrees and pi/6
+            return equal_values(_times(degrees, Exact.symbol("pi")), _times(plain, Exact.number(180)))
     return False
 
 
+def _times(value: Exact | Term, factor: Exact) -> Exact | Term:
+    return value * factor if isinstance(value, Exact) else value * Term.of(factor)
+
+
 def _equal(gold: Parsed, answer: Parsed) -> bool:
-    if gold.value == answer.value:
+    if equal_values(gold.value, answer.value):
         return True
     if answer.decimals is not None and answer.decimals >= _EXACT_DECIMALS and gold.decimals is None:
+        whole, found = gold.value.rational, answer.value.rational
+        if whole is not None and 10**_FLOAT_DECIMALS % whole.denominator == 0:
+            return False  # it could have been written exactly
+        if found is None or abs(found) * 10 ** (answer.decimals - _EXACT_DECIMALS + 1) < 1:
+            return False  # 0.000002 shows one digit, not six
         return _near(gold.value, answer.value, answer.decimals, 1.0)
     if gold.decimals is not None and gold.decimals >= 2 and answer.decimals is None:
         return _near(gold.value, answer.value, gold.decimals, 0.5)
     return False
 
 
-def _near(a: Exact, b: Exact, decimals: int, units: float) -> bool:
+def _near(a: Exact | Term, b: Exact | Term, decimals: int, units: float) -> bool:
     """Whether two values differ by at most `units` of the last of `decimals` digits."""
     x, y = a.approximate(), b.approximate()
     if x is None or y is None or decimals > _FLOAT_DECIMALS or max(abs(x), abs(y)) * 10.0**decimals > 1e15:
@@ -283,18 +153,28 @@ def _near(a: Exact, b: Exact, decimals: int, units: float) -> bool:
 def _same_several(gold: Answer, answer: Answer) -> bool:
     if not (isinstance(gold, Several) and isinstance(answer, Several)):
         several, single = (gold, answer) if isinstance(gold, Several) else (answer, gold)
-        return (
-            isinstance(several, Several)
-            and several.kind == "set"
-            and len(several.items) == 1
-            and same(several.items[0], single)
-        )
+        if not isinstance(several, Several):
+            return False
+        if several.kind == "set" and len(several.items) == 1:
+            return same(several.items[0], single)
+        return several.kind == "ratio" and _same_ratio(several, single)
+    kinds = {gold.kind, answer.kind}
+    if kinds == {"ratio"}:
+        return _same_ratio(gold, answer)
+    if "matrix" in kinds:
+        gold, answer = _as_vector(gold), _as_vector(answer)
+        kinds = {gold.kind, answer.kind}
     if len(gold.items) != len(answer.items):
         return False
-    kinds = {gold.kind, answer.kind}
-    tuples = [kind for kind in kinds if kind not in ("list", "set", "union")]
-    if tuples:
-        ordered = len(kinds) == 1 or (kinds == {tuples[0], "list"} and tuples[0] == "()")
+    if all(isinstance(item, Named) for item in gold.items) != all(isinstance(item, Named) for item in answer.items):
+        gold, answer = _in_order_of_names(gold), _in_order_of_names(answer)
+        if _distinct_names(gold) or _distinct_names(answer):
+            return all(same(g, a) for g, a in zip(gold.items, answer.items, strict=True))
+    if kinds == {"union", "list"}:  # x < -1 or x > 1
+        kinds = {"union"} if all(_is_interval(item) for item in (*gold.items, *answer.items)) else kinds
+    ordered_kinds = [kind for kind in kinds if kind not in ("list", "set", "union")]
+    if ordered_kinds:
+        ordered = len(kinds) == 1 or (kinds == {ordered_kinds[0], "list"} and ordered_kinds[0] == "()")
         return ordered and all(_same_item(g, a) for g, a in zip(gold.items, answer.items, strict=True))
     if "union" in kinds and len(kinds) > 1:
         return False
@@ -305,6 +185,51 @@ def _same_several(gold: Answer, answer: Answer) -> bool:
             return False
         del left[found]
     return True
+
+
+def _distinct_names(answer: Several) -> bool:
+    names = {item.name for item in answer.items if isinstance(item, Named)}
+    return len(names) == len(answer.items)
+
+
+def _in_order_of_names(answer: Several) -> Several:
+    """x = 2, y = 3 by name: beside values without names, their order is that of the names."""
+    if not _distinct_names(answer):
+        return answer
+    return Several(answer.kind, tuple(sorted(answer.items, key=lambda i: i.name if isinstance(i, Named) else "")))
+
+
+def _is_interval(item: Answer) -> bool:
+    return isinstance(item, Several) and item.kind in ("()", "(]", "[)", "[]")
+
+
+def _as_vector(answer: Several) -> Several:
+    """A matrix of one column or one row as a tuple, so that (1, 2) answers a column vector."""
+    if answer.kind != "matrix" or not all(isinstance(row, Several) for row in answer.items):
+        return answer
+    rows = [row.items for row in answer.items if isinstance(row, Several)]
+    if len(rows) > 1 and all(len(row) == 1 for row in rows):
+        return Several("()", tuple(row[0] for row in rows))
+    return Several("()", rows[0]) if len(rows) == 1 and len(rows[0]) > 1 else answer
+
+
+def _same_ratio(gold: Several, answer: Answer) -> bool:
+    """a : b : c up to a factor; a ratio of two is also its quotient."""
+    wanted = [item.parsed.value.rational for item in gold.items if isinstance(item, Value)]
+    if isinstance(answer, Value) and len(wanted) == 2 and not answer.unit and not answer.percent:
+        if answer.parsed.unfinished:
+            return False
+        a, b = wanted
+        return a is not None and b not in (None, 0) and answer.parsed.value.rational == a / b  # type: ignore[operator]
+    if not (isinstance(answer, Several) and answer.kind == "ratio" and len(answer.items) == len(wanted)):
+        return False
+    if any(isinstance(item, Value) and item.parsed.unfinished for item in answer.items):
+        return False
+    found = [item.parsed.value.rational for item in answer.items if isinstance(item, Value)]
+    pairs = list(zip(wanted, found, strict=True))
+    if any(a is None or b is None or a == 0 or b == 0 for a, b in pairs):
+        return all(same(g, a) for g, a in zip(gold.items, answer.items, strict=True))
+    return len({a / b for a, b in pairs if a is not None and b is not None}) == 1
 
 
 def _same_item(gold: Answer, answer: Answer) -> bool:
@@ -327,28 +252,55 @@ def _read_gold(gold: str) -> tuple[str, Answer, Answer] | None:
     return (canonical(text), *readings) if canonical(text) else None
 
 
+@lru_cache(maxsize=256)
 def _readings(text: str) -> tuple[Answer, Answer]:
-    """12,345 may be a number or a list: both readings. Inside brackets it is always a list."""
-    plain = read(text)
+    """12,345 may be a number or a list: both readings; 1,000 is no list. Inside brackets it is always a list."""
     joined = text if any(b in text for b in ("(", "[", "\\{")) else join_thousands(text)
-    return (plain if joined == text else read(joined)), plain
+    first = read(joined)
+    return first, first if joined == text or _ZEROS.search(text) else read(text)
+
+
+_INTEGER = re.compile(r"-?\d{1,18}")
+_FRACTION = re.compile(r"(-?)\\[dt]?frac\{(\d{1,9})\}\{([1-9]\d{0,8})\}|(-?)(\d{1,9})/([1-9]\d{0,8})")
+
+
+def _quick(gold: str, answer: str) -> Verdict | None:
+    """The verdict on two whole numbers or two fractions written plainly; None for anything else."""
+    if _INTEGER.fullmatch(gold) and _INTEGER.fullmatch(answer):
+        return _RIGHT if int(gold) == int(answer) else _WRONG
+    a, b = _FRACTION.fullmatch(gold), _FRACTION.fullmatch(answer)
+    if a and b:
+        (p, q), (r, s) = _parts(a), _parts(b)
+        return _RIGHT if p * s == q * r else _WRONG
+    return None
+
+
+def _parts(match: re.Match[str]) -> tuple[int, int]:
+    sign, top, bottom = (part or "" for part in (match.groups()[:3] if match.group(3) else match.groups()[3:]))
+    return (-int(top) if sign else int(top)), int(bottom)
 
 
 def judge(gold: str, answer: str) -> Verdict:
     """Compare an extracted answer with the gold answer. A gold that cannot be read pays nothing: "error"."""
+    quick = _quick(gold, answer)
+    if quick is not None:
+        return quick
     wanted = _read_gold(gold)
     if wanted is None:
         return Verdict(0.0, "error")
     if len(answer) > MAX_ANSWER:
         return Verdict(0.0, "too_big")
-    text = tidy(answer)
+    text = _BEFORE.sub("", tidy(answer), count=1)
     try:
         readings = _readings(text)
     except TooBig:
         return Verdict(0.0, "too_big")
     string, *golds = wanted
-    if canonical(text) == string or any(same(g, a) for g, a in zip(golds, readings, strict=True)):
-        return Verdict(1.0, "correct")
+    try:
+        if canonical(text) == string or any(same(g, a) for g, a in zip(golds, readings, strict=True)):
+            return _RIGHT
+    except TooBig:
+        return Verdict(0.0, "too_big")
     unread = isinstance(readings[0], Opaque) and not any(isinstance(g, Opaque) for g in golds)
     return Verdict(0.0, "unparsable_answer" if unread else "wrong")
 

@@ -6,10 +6,11 @@ point is exact. `meta["tolerance"]` (relative, at most 0.1) widens that, as Char
 
 from __future__ import annotations
 
+from lmm_r1.rewards.answers import Named, Value, equal_values, read
 from lmm_r1.rewards.exact import TooBig
 from lmm_r1.rewards.extract import MAX_ANSWER
 from lmm_r1.rewards.latex import join_thousands, tidy
-from lmm_r1.rewards.math import Named, Value, checked, read
+from lmm_r1.rewards.math import checked
 from lmm_r1.types import Problem, Verdict
 
 MAX_TOLERANCE = 0.1
@@ -48,7 +49,7 @@ def judge_number(gold: str, answer: str, tolerance: float = 0.0) -> Verdict:
 def _close(gold: Value, answer: Value, tolerance: float) -> bool:
     """Equal, or within half a unit of the gold's last digit or the tolerance; a percent sign may be missing."""
     g, a = gold.parsed.value, answer.parsed.value
-    if g == a:
+    if equal_values(g, a):
         return True
     wanted, found = g.approximate(), a.approximate()
     if wanted is None or found is None:

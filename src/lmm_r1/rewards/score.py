@@ -2,16 +2,22 @@
 
 The two parts are paid apart, as published: a right answer in a wrong format pays, and the other way
 round. A gold that does not verify against itself pays nothing (the released code pays 1.0 for it).
-Left out: time limits by killing; the verifiers limit sizes before they work.
+The built-in verifiers limit sizes before they work and run here; a user's own function runs in a pool whose
+calls are killed past their limit, and a remote one stops the run when it cannot be reached.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from lmm_r1.config import Reward
+from lmm_r1.errors import LmmR1Error
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.rewards.format import format_verdict
+from lmm_r1.rewards.paper import paper_verdict
+from lmm_r1.rewards.pool import VerifierPool
+from lmm_r1.rewards.remote import REPLACED_S, TOKEN_VARIABLE, RemoteVerifier
 from lmm_r1.seams import Scorer, Verifier
 from lmm_r1.types import Problem, Score, Verdict
 
@@ -20,8 +26,21 @@ def guarded(verifier: Verifier, problem: Problem, reply: str) -> Verdict:
     """The verdict, or "error" when the verifier itself fails on this reply (counted, and guarded by the loop)."""
     try:
         return verifier(problem, reply)
+    except LmmR1Error:
+        raise  # a verifier that cannot be reached is no wrong answer
     except Exception:  # noqa: BLE001  untrusted model output: one strange reply must not end a run
         return Verdict(0.0, "error")
+
+
+def make_verifier(cfg: Reward) -> Verifier:
+    """The accuracy verifier that a recipe asks for. Raises RecipeError when it cannot be used."""
+    if cfg.compat == "paper":
+        return paper_verdict
+    if cfg.verifier.startswith(("http://", "https://")):
+        return RemoteVerifier(cfg.verifier, os.environ.get(TOKEN_VARIABLE, ""), limit_s=cfg.limit_s + REPLACED_S)
+    if cfg.verifier:
+        return VerifierPool(cfg.verifier, workers=cfg.workers, limit_s=cfg.limit_s)
+    return lambda problem, reply: VERIFIERS[problem.verifier](problem, reply)
 
 
 def make_scorer(cfg: Reward) -> Scorer:
@@ -31,8 +50,11 @@ def make_scorer(cfg: Reward) -> Scorer:
     problem whose verifier is not in VERIFIERS: that is a fault of the data, not of the reply.
     """
 
+    verifier = make_verifier(cfg)
+
     def score(problem: Problem, replies: Sequence[str], stop: str) -> Score:
-        verifier = VERIFIERS[problem.verifier]
+        if problem.verifier not in VERIFIERS:
+            raise KeyError(problem.verifier)
         reply = replies[-1] if replies else ""
         written = guarded(format_verdict, problem, reply)
         right = guarded(verifier, problem, reply)

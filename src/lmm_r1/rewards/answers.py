@@ -1,0 +1,441 @@
+"""Reading an answer: what kind of mathematical object does a text name?
+
+A value with its unit, an assignment, an equation, an inequality, a list, set, tuple, interval, union, ratio or
+matrix; what is none of these is a string (`Opaque`). Inequalities in one variable are read as intervals, so
+x >= 0 and [0, \\infty) are the same object. Comparing two objects: math.py.
+
+Everything is one pass of bounded patterns over at most MAX_ANSWER characters. Left out: sums, integrals and
+limits (strings), set differences (strings).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from lmm_r1.rewards.exact import Exact, NotExact, TooBig
+from lmm_r1.rewards.latex import KRAM, MARK, Parsed, canonical, parse
+from lmm_r1.rewards.terms import CONSTANTS, Term, same_function
+
+MAX_ITEMS = 50
+MAX_NESTING = 60  # brackets within brackets
+
+#: A name before a point, a set or a matrix: (x, y) = (2, 3), A(2, 3), S = \\{1, 2\\}.
+_OBJECT_LABEL = re.compile(
+    r"^(?:\(\s?[a-zA-Z](?:\s?,\s?[a-zA-Z]){1,3}\s?\)\s?=|[A-Z]\s?=?|[a-z]\s?=|\\(?:vec|mathbf)\s?\{?[a-zA-Z]\}?\s?=)\s?(?=\(\s?[^()]{1,200},|\\\{|\\begin)"
+)
+_COMPARISON = re.compile(r"<=|>=|[<>]|\\(?:le|ge|ne)(?![a-zA-Z])")
+_RELATION = re.compile(
+    r"\\(?:equiv|sim|in|mod|pmod|to|cong|subset|subseteq|setminus|Rightarrow|implies|iff)(?![a-zA-Z])"
+)
+_ABOUT = re.compile(r"\\approx(?![a-zA-Z])")
+_SYMBOL = r"(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_\{?\w{1,8}\}?)?'{0,3}(?:\^\s?\{?-1\}?)?"
+_LABEL = re.compile(
+    rf"(?:{_SYMBOL}(?:\s?\(\s?-?[a-zA-Z0-9]{{1,4}}\s?\))?|\\(?:overline|widehat|vec)\s?\{{[a-zA-Z]{{1,4}}\}}|\|[a-zA-Z]{{1,2}}\||"
+    rf"\\(?:sin|cos|tan)\s?(?:[A-Z]|\\[a-z]+)|[a-z](?:\s?\+\s?[a-z]){{1,3}}|[A-Z]_\{{[^{{}}]{{1,30}}\}}|"
+    rf"m?\s?\\angle\s?[a-zA-Z0-9]{{1,4}}|[A-Z]{{2}}|[a-zA-Z]{{3,20}}|{MARK}[^{KRAM}]*{KRAM})"
+)
+_MEMBER = re.compile(rf"^\s*{_SYMBOL}\s*\\in(?![a-zA-Z])\s*")
+_AND = re.compile(rf"{MARK}(?:,\s?)?(?:and|or){KRAM}|\s(?:and|or)\s|\\(?:land|lor)(?![a-zA-Z])")
+_PERCENT = re.compile(rf"(?:%|{MARK}?\s?(?:percent|per cent)\s?{KRAM}?)$")
+_DEGREE = re.compile(rf"(?:\^\s?\\circ\s?[CF]?|{MARK}?\s?(?:degrees?|deg)\s?{KRAM}?)$")
+_TRIGONOMETRIC = re.compile(r"(?<![a-zA-Z])(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
+_BASE = re.compile(r"(\d{1,400})_\s?\{?\s?(\d{1,2})\s?\}?")
+_CLOCK = re.compile(rf"(\d{{1,2}}):(\d{{2}})(?:\s?{MARK}?\s?([ap])\.?\s?m\.?\s?{KRAM}?)?", re.IGNORECASE)
+_SCALE = re.compile(rf"(?<=[\d\s}}])\s*{MARK}?\s?(thousand|million|billion|trillion)(?![a-zA-Z])\s*", re.IGNORECASE)
+_SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_MATRIX = re.compile(r"\\begin\s?\{(?:[bpB]?matrix|array)\}(?:\s?\{[lcr| ]*\})?(.*)\\end\s?\{\w+\}", re.DOTALL)
+_CASES = re.compile(r"\\begin\s?\{(?:cases|aligned)\}(.*)\\end\s?\{\w+\}", re.DOTALL)
+_BUILDER = re.compile(rf"^\s*{_SYMBOL}\s*(?:\\in\s*\\mathbb\s?\{{?R\}}?\s*)?[|:]")
+_EMPTY = frozenset(
+    ("\\emptyset", "emptyset", "\\{\\}", "nosolution", "nosolutions", "norealsolution", "norealsolutions", "emptyset")
+)
+_REALS = frozenset(("\\mathbb{R}", "\\mathbbR", "\\R", "allrealnumbers", "allreals"))
+_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_NUMBER_WORDS = (
+    {word: n for n, word in enumerate(_ONES.split())}
+    | {word: 20 + 10 * n for n, word in enumerate(_TENS.split())}
+    | {"hundred": 100, "one hundred": 100}
+)
+_MARKED_UNIT = re.compile(
+    rf"{MARK}([a-zA-Z][a-zA-Z /.-]{{0,40}})(?:\^\{{?(-?\d)\}}?)?\s?{KRAM}\s?(?:\^\s?\{{?(-?\d)\}}?)?$"
+)
+_BARE_UNIT = re.compile(r"(?<![a-zA-Z\\_])([a-zA-Z][a-zA-Z /]{1,40})()(?:\^\{?([23])\}?)?$")
+#: Units that may follow a number without \text; other bare words need at least four letters.
+_UNIT_NAMES = (
+    "mm cm dm km nm in ft yd mi kg mg lb oz ml mL kL ms min hr hrs hour mph kmh Hz kHz mV kV mA ohm Pa kPa kJ kW kN"
+)
+_UNITS = frozenset(_UNIT_NAMES.split())
+_ALIASES = {
+    "centimeter": "cm", "centimetre": "cm", "meter": "m", "metre": "m", "kilometer": "km", "kilometre": "km",
+    "millimeter": "mm", "millimetre": "mm", "inch": "in", "inche": "in", "foot": "ft", "feet": "ft", "kilogram": "kg",
+    "gram": "g", "cents": "cent", "hour": "h", "hr": "h", "minute": "min", "second": "s", "sec": "s", "liter": "l", "litre": "l",
+}  # fmt: skip
+#: Words that change what a number says; "5 or more" is not 5.
+_CHANGING_WORDS = (
+    "or and not no non more less fewer greater than at least most about only if when undefined wrong incorrect false true right "
+    "except nor maybe perhaps approximately mod pi is are was below above under over zero minus plus times divided choose through "
+    "squared cubed factorial root power percent half halves third thirds quarter quarters fourth fourths fifth fifths "
+    "sixth sixths seventh eighths eighth ninth ninths tenth tenths hundredth hundredths thousandth thousandths dozen dozens "
+    "hundred hundreds thousand thousands million millions billion billions trillion trillions infinity"
+)
+_NO_UNIT = frozenset(_CHANGING_WORDS.split()) | frozenset(_NUMBER_WORDS)
+#: A label that says something about the number instead of naming it.
+_DENIED = re.compile(r"(?<![a-z])(?:not|no|greater|less|more|fewer|least|most|wrong|except|above|below)(?![a-z])")
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """An exact value, its unit ("" without one) and whether a percent sign stood behind it."""
+
+    parsed: Parsed
+    unit: str = ""
+    percent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """name = value."""
+
+    name: str
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Equation:
+    """difference = 0."""
+
+    difference: Exact | Term
+
+
+@dataclass(frozen=True, slots=True)
+class Inequality:
+    """difference < 0, <= 0 or != 0 (sign: "<", "<=", "ne"), in several variables or of a higher degree."""
+
+    sign: str
+    difference: Exact | Term
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """Something that only string equality can compare."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """kind: "list" (bare, unordered unless compared with a tuple), "set", "union", "ratio", "matrix", "row", "ne"
+    (all numbers but one), or the two brackets of a tuple or an interval.
+    """
+
+    kind: str
+    items: tuple[Answer, ...]
+
+
+Answer = Value | Named | Equation | Inequality | Opaque | Several
+
+_INFINITY = Exact.symbol("infty")
+_EVERYTHING = Several("()", (Value(Parsed(-_INFINITY, None, False)), Value(Parsed(_INFINITY, None, False))))
+_NOTHING = Several("set", ())
+
+
+def read(text: str) -> Answer:
+    """Read a tidy answer. Raises TooBig only."""
+    if nesting(text) > MAX_NESTING:
+        raise TooBig("brackets are nested too deeply")
+    return _read(text)
+
+
+def _read(text: str) -> Answer:
+    text = _OBJECT_LABEL.sub("", text.strip())
+    if "\\begin" in text:
+        return _environment(text)
+    text = _MEMBER.sub("", text)
+    bare = canonical(text)
+    if bare.casefold() in _EMPTY:
+        return _NOTHING
+    if bare in _REALS:
+        return _EVERYTHING
+    parts = _split(text, "\\cup")
+    if len(parts) > 1:
+        return Several("union", tuple(_read(p) for p in parts))
+    if text.startswith("\\{") and text.endswith("\\}") and "\\{" not in text[2:]:
+        builder = _BUILDER.match(text[2:-2])
+        if builder:
+            return _read(text[2 + builder.end() : -2])
+        return Several("set", tuple(_read(p) for p in _split(text[2:-2], ",")))
+    if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _closes_at_end(text):
+        parts = _split(text[1:-1], ";" if ";" in text else ",")
+        if len(parts) > 1:
+            return Several(text[0] + text[-1], tuple(_read(p) for p in parts))
+    parts = [p for p in _split(_AND.sub(",", text).replace(";", ","), ",") if p.strip()]
+    if len(parts) > 1:
+        return Several("list", tuple(_flat(_read(p) for p in parts)))
+    text = parts[0].strip() if parts else text
+    if "\\pm" in text and text.count("\\pm") == 1:
+        before, _, after = text.partition("\\pm")
+        return Several("list", (_item(f"{before}+{after}"), _item(f"{before}-{after}")))
+    return _item(text)
+
+
+def _flat(items: Iterable[Answer]) -> Iterator[Answer]:
+    """Items of a list; those of a plus-minus inside it one by one."""
+    for item in items:
+        if isinstance(item, Several) and item.kind == "list":
+            yield from item.items
+        else:
+            yield item
+
+
+def nesting(text: str) -> int:
+    """How deep brackets stand within brackets."""
+    depth = deepest = 0
+    for character in text:
+        if character in "([{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in ")]}":
+            depth -= 1
+    return deepest
+
+
+def _environment(text: str) -> Answer:
+    """A matrix by its rows, a system as a list; a determinant or anything else stays a string."""
+    if text[:1] in ("[", "(") and text[-1:] in ("]", ")"):
+        text = text[1:-1].strip()  # \\left[ \\begin{array}
+    matrix, cases = _MATRIX.fullmatch(text), _CASES.fullmatch(text)
+    if matrix and "\\begin" not in matrix.group(1):
+        rows = [row for row in matrix.group(1).split("\\cr ") if row.strip()]
+        cells = [tuple(_item(cell.strip()) for cell in row.split("&")) for row in rows]
+        if sum(map(len, cells)) > MAX_ITEMS:
+            raise TooBig("a matrix is too large")
+        return Several("matrix", tuple(Several("row", row) for row in cells))
+    if cases and "\\begin" not in cases.group(1):
+        rows = [row.replace("&", "") for row in cases.group(1).split("\\cr ") if row.strip()]
+        return Several("list", tuple(_item(row.strip().rstrip(",")) for row in rows[: MAX_ITEMS + 1]))
+    return Opaque(canonical(text))
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Split where no bracket is open. Half-open intervals count as one bracket."""
+    parts, depth, last, at = [], 0, 0, 0
+    while at < len(text):
+        if text[at] in "([{":
+            depth += 1
+        elif text[at] in ")]}":
+            depth -= 1
+        elif depth == 0 and text.startswith(separator, at):
+            parts.append(text[last:at])
+            at += len(separator)
+            last = at
+            continue
+        at += 1
+    parts.append(text[last:])
+    if len(parts) > MAX_ITEMS:
+        raise TooBig("a list is too long")
+    return parts
+
+
+def _closes_at_end(text: str) -> bool:
+    depth = 0
+    for at, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if depth == 0:
+            return at == len(text) - 1
+    return False
+
+
+def _item(text: str) -> Answer:
+    """One answer without commas: a value, name = value, an equation, an inequality, a ratio, or a string."""
+    opaque = Opaque(canonical(text))
+    if _RELATION.search(text):
+        return opaque
+    try:
+        if _COMPARISON.search(text):
+            return opaque if "=" in text.replace("<=", "").replace(">=", "") else _inequality(text) or opaque
+        text = _ABOUT.sub("=", text).strip().removeprefix("=")
+        if ":" in text:
+            return _ratio(text)
+        sides = [side.strip() for side in text.split("=")]
+        if len(sides) == 1:
+            return _value(text)
+        if len(sides) > 4 or not all(sides):
+            return opaque
+        if len(sides) == 2 and not _LABEL.fullmatch(sides[0]) and _LABEL.fullmatch(sides[1]):
+            sides.reverse()  # 3 = x
+        if _LABEL.fullmatch(sides[0]):
+            named = next((k for k, side in enumerate(sides) if not _LABEL.fullmatch(side)), len(sides) - 1)
+            values = [_value(side) for side in sides[named:]]  # x = y = 2 names 2
+            same = all(equal_values(v.parsed.value, values[-1].parsed.value) for v in values)
+            own = sides[0] in values[-1].parsed.value.symbols  # x = x names nothing
+            if _DENIED.search(sides[0]) or own or not same:
+                return opaque
+            return Named(canonical(sides[0]), values[-1])
+        values = [_value(side) for side in sides]
+        if all(v.parsed.value.symbols <= CONSTANTS for v in values):
+            # 5+2 = 7 answers 7, 5 = 4 nothing
+            same = all(equal_values(v.parsed.value, values[-1].parsed.value) for v in values)
+            return values[-1] if same and len(set(sides)) == len(sides) else opaque
+        if len(sides) > 2:
+            return opaque
+        difference = minus(values[0].parsed.value, values[1].parsed.value)
+        return Equation(difference) if difference.symbols - CONSTANTS else opaque
+    except NotExact:
+        return opaque
+
+
+def equal_values(a: Exact | Term, b: Exact | Term) -> bool:
+    """Whether two values are the same number or the same function."""
+    if isinstance(a, Exact) and isinstance(b, Exact):
+        return a == b
+    return same_function(a, b) is True
+
+
+def minus(a: Exact | Term, b: Exact | Term) -> Exact | Term:
+    """a - b."""
+    return a - b if isinstance(a, Exact) and isinstance(b, Exact) else Term.of(a) - Term.of(b)
+
+
+def _ratio(text: str) -> Answer:
+    """3:2, or a time of the day when it looks like one and is no ratio in lowest terms."""
+    clock = _CLOCK.fullmatch(text.strip())
+    if clock and int(clock.group(1)) < 25 and int(clock.group(2)) < 60:
+        minutes = Exact.number(60 * int(clock.group(1)) + int(clock.group(2))) * Exact.symbol("clock")
+        return Value(Parsed(minutes, None, False), f"{clock.group(3).lower()}m" if clock.group(3) else "")
+    parts = [_value(part) for part in text.split(":")]
+    if len(parts) > 10 or any(part.unit or part.percent for part in parts):
+        raise NotExact("no ratio")
+    return Several("ratio", tuple(parts))
+
+
+def _inequality(text: str) -> Answer | None:
+    """An interval when one variable is bounded by constants, else an Inequality; None when it is neither."""
+    signs = [{"<=": "\\le", ">=": "\\ge"}.get(sign, sign) for sign in _COMPARISON.findall(text)]
+    sides = [_value(side) for side in _COMPARISON.split(text)]
+    if any(side.unit or side.percent for side in sides):
+        return None
+    if len(signs) == 1:
+        return _bound(sides[0], signs[0], sides[1])
+    directions = {sign.strip("\\")[0] in "<l" for sign in signs}
+    if len(signs) != 2 or "\\ne" in signs or len(directions) != 1:
+        return None
+    first, second = _bound(sides[0], signs[0], sides[1]), _bound(sides[1], signs[1], sides[2])
+    if not (isinstance(first, Several) and isinstance(second, Several)) or "ne" in (first.kind, second.kind):
+        return None
+    low, high = (first, second) if directions == {True} else (second, first)
+    if _is_infinite(low.items[0]) or _is_infinite(high.items[1]):
+        return None
+    return Several(low.kind[0] + high.kind[1], (low.items[0], high.items[1]))
+
+
+def _is_infinite(item: Answer) -> bool:
+    return isinstance(item, Value) and "infty" in item.parsed.value.symbols
+
+
+def _bound(left: Value, sign: str, right: Value) -> Several | Inequality:
+    """left sign right, solved for its variable when that is linear."""
+    less = sign in ("<", "\\le")
+    solved = _solved(left, right)
+    if solved is None:
+        a, b = (left, right) if less or sign == "\\ne" else (right, left)
+        kind = "ne" if sign == "\\ne" else "<=" if sign in ("\\le", "\\ge") else "<"
+        return Inequality(kind, minus(a.parsed.value, b.parsed.value))
+    boundary, flipped = solved
+    if sign == "\\ne":
+        return Several("ne", (boundary,))
+    closed = sign in ("\\le", "\\ge")
+    minus_infinity, infinity = _EVERYTHING.items
+    if less != flipped:
+        return Several("(" + ("]" if closed else ")"), (minus_infinity, boundary))
+    return Several(("[" if closed else "(") + ")", (boundary, infinity))
+
+
+def _solved(left: Value, right: Value) -> tuple[Value, bool] | None:
+    """(the constant that the variable is compared with, whether the sign turns round)."""
+    for side, other, flipped in ((left, right, False), (right, left, True)):
+        value = side.parsed.value
+        constant = not other.parsed.value.symbols - CONSTANTS
+        if constant and isinstance(value, Exact) and _is_variable(value):
+            return other, flipped
+    difference = minus(left.parsed.value, right.parsed.value)
+    variables = difference.symbols - CONSTANTS
+    if not isinstance(difference, Exact) or len(variables) != 1:
+        return None
+    (name,) = variables
+    key = (((name, 1),), 1)
+    slope = difference.terms.get(key)
+    rest = Exact({k: v for k, v in difference.terms.items() if k != key})
+    if slope is None or name in rest.symbols:
+        return None
+    # Solving it was the reader's work: as an answer it is unfinished (2x + 3 > 7 for x > 2).
+    return Value(Parsed(-rest * Exact.number(1 / slope), None, True)), slope < 0
+
+
+def _is_variable(value: Exact) -> bool:
+    if len(value.terms) != 1:
+        return False
+    ((symbols, radicand), factor), *_ = value.terms.items()
+    return radicand == 1 and factor == 1 and len(symbols) == 1 and symbols[0][1] == 1 and symbols[0][0] not in CONSTANTS
+
+
+def _value(text: str) -> Value:
+    body, unit, percent = text.strip(), "", False
+    if body.startswith(MARK) and body.endswith(KRAM) and body[1:2].isdigit():
+        body = body[1:-1].strip()
+    word = body.replace(MARK, "").replace(KRAM, "").strip().casefold().replace("-", " ")
+    if (spelled := _spelled(word)) is not None:
+        return Value(Parsed(Exact.number(spelled), None, False))
+    scale = _SCALE.search(body)
+    if scale:
+        rest = body[scale.end() :]
+        opened = MARK if rest.endswith(KRAM) and MARK not in rest and rest != KRAM else ""
+        rest = "" if rest == KRAM else opened + rest
+        body = f"{body[: scale.start()]}\\times 10^{{{_SCALES[scale.group(1).lower()]}}}{rest}"
+    based = _BASE.fullmatch(body)
+    if based:
+        return Value(Parsed(Exact.number(int(based.group(1))), None, False), f"base {based.group(2)}")
+    for pattern, mark in ((_PERCENT, "%"), (_DEGREE, "degree")):
+        match = pattern.search(body)
+        if match and match.start() > 0 and not _TRIGONOMETRIC.search(body):
+            body, percent, unit = body[: match.start()].strip(), mark == "%", "" if mark == "%" else mark
+            break
+    else:
+        body, unit = _without_unit(body)
+    parsed = parse(body)
+    if unit and parsed.value.symbols - {"pi"}:
+        raise NotExact("a unit behind a variable")
+    return Value(parsed, unit, percent)
+
+
+def _spelled(word: str) -> int | None:
+    """seven, twenty one: the number that words spell, up to a hundred."""
+    if word in _NUMBER_WORDS:
+        return _NUMBER_WORDS[word]
+    tens, _, ones = word.partition(" ")
+    a, b = _NUMBER_WORDS.get(tens, 0), _NUMBER_WORDS.get(ones, 0)
+    return a + b if 20 <= a < 100 and 1 <= b <= 9 else None
+
+
+def _without_unit(text: str) -> tuple[str, str]:
+    """(what stands before a trailing unit, the unit in one spelling)."""
+    match = _MARKED_UNIT.search(text)
+    bare = match is None
+    match = match or _BARE_UNIT.search(text)
+    if match is None or not text[: match.start()].strip():
+        return text, ""
+    words = match.group(1).split()
+    if any(w.lower() in _NO_UNIT for w in words):
+        return text, ""
+    if bare and not all(w in _UNITS or len(w) >= 4 for w in words):
+        return text, ""
+    power = match.group(2) or match.group(3) or ""
+    if words[0].lower() in ("square", "sq", "sq."):
+        power, words = "2", words[1:]
+    elif words[0].lower() in ("cubic", "cu", "cu."):
+        power, words = "3", words[1:]
+    names = [w.strip(".").lower() for w in words]
+    names = [n[:-1] if len(n) > 3 and n.endswith("s") else n for n in names]
+    return text[: match.start()].strip(), " ".join(_ALIASES.get(n, n) for n in names) + power
