@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from lmm_r1.cli import run
+from lmm_r1.rewards.peers import PEERS
+from lmm_r1.types import Problem
 
 
 def write(path: Path, *rows: object) -> Path:
@@ -76,3 +78,19 @@ def test_missing_files_and_peers(tmp_path: Path, capsys: pytest.CaptureFixture[s
     cases = write(tmp_path / "cases.jsonl", ROWS[0])
     assert run(["verify", str(cases), "--against", "nobody"]) == 2
     assert "math-verify, mathruler" in capsys.readouterr().err
+
+
+def refuses_all(problem: Problem, reply: str) -> bool:
+    """A peer that cannot work here."""
+    raise ModuleNotFoundError("no module of mine")
+
+
+def test_a_broken_peer_is_no_strict_peer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a peer whose every error is counted as a rejection."""
+    monkeypatch.setitem(PEERS, "mathruler", "tests.rewards.test_cases:refuses_all")
+    monkeypatch.setattr("lmm_r1.rewards.cases.installed", lambda name: True)
+    cases = write(tmp_path / "cases.jsonl", ROWS[0])
+    assert run(["verify", str(cases), "--against", "mathruler"]) == 2
+    assert "does not work here" in capsys.readouterr().err

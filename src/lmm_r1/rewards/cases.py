@@ -106,6 +106,10 @@ def decide(cases: Sequence[Case], against: Sequence[str] = ()) -> dict[str, list
             )
             for name in against
         }
+        for name, pool in pools.items():
+            if pool.verify(Problem("", (), "1"), "\\boxed{1}").value != 1.0:
+                # A peer that lacks a package of its own would seem to reject everything.
+                raise RecipeError(Fault(f"{name} does not work here: it rejects 1 for 1", field="--against"))
         found = {OURS: [_timed(case, None) for case in cases]}
         return found | {name: [_timed(case, pool) for case in cases] for name, pool in pools.items()}
 
