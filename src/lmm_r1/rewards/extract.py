@@ -58,7 +58,10 @@ def last_box(text: str) -> str | None:
     """The inside of the last \\boxed{...} whose braces balance (the outer one of nested boxes), or None."""
     opened: list[int | None] = []  # per open brace: where the inside of a box begins, None for other braces
     found: tuple[int, int] | None = None
-    for match in _BRACES.finditer(text, max(0, text.find("\\boxed"))):
+    first = text.find("\\boxed")
+    if first < 0:
+        return None
+    for match in _BRACES.finditer(text, first):
         token = match.group()
         if token.startswith("\\boxed"):
             opened.append(match.end())
@@ -93,5 +96,7 @@ def extract(reply: str) -> Extracted:
 def _checked(answer: str) -> Extracted:
     if len(answer) > MAX_ANSWER:
         return Extracted("", "too_big")
-    bare = _LABEL.sub("", _LEAD.sub("", answer.strip(), count=1), count=1).strip()
+    bare = answer.strip()
+    if bare[:1].isalpha():
+        bare = _LABEL.sub("", _LEAD.sub("", bare, count=1), count=1).strip()
     return Extracted(bare) if bare else Extracted("", "no_answer")

@@ -265,18 +265,21 @@ _FRACTION = re.compile(r"(-?)\\[dt]?frac\{(\d{1,9})\}\{([1-9]\d{0,8})\}|(-?)(\d{
 
 
 def _quick(gold: str, answer: str) -> Verdict | None:
-    """The verdict on two whole numbers or two fractions written plainly; None for anything else."""
-    if _INTEGER.fullmatch(gold) and _INTEGER.fullmatch(answer):
-        return _RIGHT if int(gold) == int(answer) else _WRONG
-    a, b = _FRACTION.fullmatch(gold), _FRACTION.fullmatch(answer)
-    if a and b:
-        (p, q), (r, s) = _parts(a), _parts(b)
-        return _RIGHT if p * s == q * r else _WRONG
-    return None
+    """The verdict on whole numbers and fractions written plainly; None for anything else."""
+    a, b = _plain_fraction(gold), _plain_fraction(answer)
+    if a is None or b is None:
+        return None
+    return _RIGHT if a[0] * b[1] == b[0] * a[1] else _WRONG
 
 
-def _parts(match: re.Match[str]) -> tuple[int, int]:
-    sign, top, bottom = (part or "" for part in (match.groups()[:3] if match.group(3) else match.groups()[3:]))
+def _plain_fraction(text: str) -> tuple[int, int] | None:
+    """(numerator, denominator) of an integer or a plain fraction."""
+    if _INTEGER.fullmatch(text):
+        return int(text), 1
+    match = _FRACTION.fullmatch(text)
+    if match is None:
+        return None
+    sign, top, bottom = match.groups()[:3] if match.group(3) else match.groups()[3:]
     return (-int(top) if sign else int(top)), int(bottom)
 
 
