@@ -21,7 +21,7 @@ from lmm_r1.rewards.terms import CONSTANTS, Term, same_function
 MAX_ITEMS = 50
 MAX_NESTING = 60  # brackets within brackets
 
-#: A name before a point, a set or a matrix: (x, y) = (2, 3), A(2, 3), S = \\{1, 2\\}.
+#: A name before a point, a set or a matrix: (x, y) = (2, 3), A(2, 3), S = \{1, 2\}.
 _OBJECT_LABEL = re.compile(
     r"^(?:\(\s?[a-zA-Z](?:\s?,\s?[a-zA-Z]){1,3}\s?\)\s?=|[A-Z]\s?=?|[a-z]\s?=|\\(?:vec|mathbf)\s?\{?[a-zA-Z]\}?\s?=)\s?(?=\(\s?[^()]{1,200},|\\\{|\\begin)"
 )
@@ -49,7 +49,7 @@ _MATRIX = re.compile(r"\\begin\s?\{(?:[bpB]?matrix|array)\}(?:\s?\{[lcr| ]*\})?(
 _CASES = re.compile(r"\\begin\s?\{(?:cases|aligned)\}(.*)\\end\s?\{\w+\}", re.DOTALL)
 _BUILDER = re.compile(rf"^\s*{_SYMBOL}\s*(?:\\in\s*\\mathbb\s?\{{?R\}}?\s*)?[|:]")
 _EMPTY = frozenset(
-    ("\\emptyset", "emptyset", "\\{\\}", "nosolution", "nosolutions", "norealsolution", "norealsolutions", "emptyset")
+    ("\\emptyset", "emptyset", "\\{\\}", "nosolution", "nosolutions", "norealsolution", "norealsolutions")
 )
 _REALS = frozenset(("\\mathbb{R}", "\\mathbbR", "\\R", "allrealnumbers", "allreals"))
 _ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
@@ -205,7 +205,7 @@ def nesting(text: str) -> int:
 def _environment(text: str) -> Answer:
     """A matrix by its rows, a system as a list; a determinant or anything else stays a string."""
     if text[:1] in ("[", "(") and text[-1:] in ("]", ")"):
-        text = text[1:-1].strip()  # \\left[ \\begin{array}
+        text = text[1:-1].strip()  # \left[ \begin{array}
     matrix, cases = _MATRIX.fullmatch(text), _CASES.fullmatch(text)
     if matrix and "\\begin" not in matrix.group(1):
         rows = [row for row in matrix.group(1).split("\\cr ") if row.strip()]
@@ -215,7 +215,9 @@ def _environment(text: str) -> Answer:
         return Several("matrix", tuple(Several("row", row) for row in cells))
     if cases and "\\begin" not in cases.group(1):
         rows = [row.replace("&", "") for row in cases.group(1).split("\\cr ") if row.strip()]
-        return Several("list", tuple(_item(row.strip().rstrip(",")) for row in rows[: MAX_ITEMS + 1]))
+        if len(rows) > MAX_ITEMS:
+            raise TooBig("a system is too large")
+        return Several("list", tuple(_item(row.strip().rstrip(",")) for row in rows))
     return Opaque(canonical(text))
 
 
@@ -300,7 +302,7 @@ def minus(a: Exact | Term, b: Exact | Term) -> Exact | Term:
 
 
 def _ratio(text: str) -> Answer:
-    """3:2, or a time of the day when it looks like one and is no ratio in lowest terms."""
+    """3:2, or a time of the day when two digits stand behind the colon (1:20 is never read as a ratio)."""
     clock = _CLOCK.fullmatch(text.strip())
     if clock and int(clock.group(1)) < 25 and int(clock.group(2)) < 60:
         minutes = Exact.number(60 * int(clock.group(1)) + int(clock.group(2))) * Exact.symbol("clock")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from lmm_r1.rewards.latex import KRAM, MARK, tidy
-from lmm_r1.rewards.math import checked, judge
+from lmm_r1.rewards.math import RIGHT, WRONG, checked, judge
 from lmm_r1.rewards.text import words
 from lmm_r1.types import Problem, Verdict
 
@@ -23,10 +23,7 @@ _ALL_IN_ONE = re.compile(r"[A-J]{2,8}")
 _SECOND_THOUGHT = re.compile(
     r"(?<![a-zA-Z])[A-Z](?![a-zA-Z])|\b(?:or|and|not|no|nor|maybe|perhaps|either)\b", re.IGNORECASE
 )
-
-
 _CAPITALS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-_RIGHT, _WRONG = Verdict(1.0, "correct"), Verdict(0.0, "wrong")
 
 
 def _bare(text: str) -> str:
@@ -59,7 +56,7 @@ def judge_choice(gold: str, answer: str, choices: Sequence[str] | None) -> Verdi
     """Compare an extracted answer with the gold letter (or letters, or option text)."""
     options = tuple(choices or ())[:26]
     if gold in _CAPITALS and answer in _CAPITALS and (not options or ord(gold) - 65 < len(options)):
-        return _RIGHT if gold == answer else _WRONG
+        return RIGHT if gold == answer else WRONG
     wanted = letters(_bare(gold)) if len(gold) <= 200 else None
     if wanted is None and options:
         found = _by_text(options, gold)
@@ -72,7 +69,7 @@ def judge_choice(gold: str, answer: str, choices: Sequence[str] | None) -> Verdi
     if said is not None and options and text.strip("().: ").islower() and (same := _by_text(options, text)):
         return _decide(wanted, same)
     if said is not None:
-        return Verdict(1.0, "correct") if said == wanted else Verdict(0.0, "wrong")
+        return RIGHT if said == wanted else WRONG
     match = _WITH_TEXT.fullmatch(text)
     if match:
         letter = (match.group(1) or match.group(2)).upper()
@@ -80,10 +77,10 @@ def judge_choice(gold: str, answer: str, choices: Sequence[str] | None) -> Verdi
         rest = match.group(3).strip()
         rest = rest[1:-1] if rest[:1] == "(" and rest[-1:] == ")" and rest.count("(") == 1 and options else rest
         if options and not (number < len(options) and letter in _by_text(options, rest)):
-            return Verdict(0.0, "wrong")
+            return WRONG
         if not options and _SECOND_THOUGHT.search(rest):
             return Verdict(0.0, "ambiguous")
-        return Verdict(1.0, "correct") if wanted == {letter} else Verdict(0.0, "wrong")
+        return RIGHT if wanted == {letter} else WRONG
     return _decide(wanted, _by_text(options, text))
 
 
@@ -92,7 +89,7 @@ def _decide(wanted: frozenset[str], found: Sequence[str]) -> Verdict:
         return Verdict(0.0, "unparsable_answer")
     if len(found) > 1:
         return Verdict(0.0, "ambiguous")
-    return Verdict(1.0, "correct") if wanted == set(found) else Verdict(0.0, "wrong")
+    return RIGHT if wanted == set(found) else WRONG
 
 
 def choice_verdict(problem: Problem, reply: str) -> Verdict:

@@ -52,7 +52,6 @@ _SPELLING = str.maketrans(
         "≈": "\\approx ",
         "∅": "\\emptyset ",
         "∨": "\\lor ",
-        "|": "|",
         "±": "\\pm ",
         "∪": "\\cup ",
         "∈": "\\in ",

@@ -45,6 +45,7 @@ _BEFORE = re.compile(
     re.IGNORECASE,
 )
 _ZEROS = re.compile(r",0\d\d(?!\d)")
+RIGHT, WRONG = Verdict(1.0, "correct"), Verdict(0.0, "wrong")
 _LETTER_UNITS = frozenset("mghls")  # read as a variable when no word marks them
 
 
@@ -59,9 +60,6 @@ def same(gold: Answer, answer: Answer) -> bool:
     if isinstance(gold, Equation) or isinstance(answer, Equation):
         return _same_up_to_a_factor(_difference(gold), _difference(answer), negative=True)
     return same_value(_plain(gold), _plain(answer))
-
-
-_RIGHT, _WRONG = Verdict(1.0, "correct"), Verdict(0.0, "wrong")
 
 
 def _plain(answer: Value | Named) -> Value:
@@ -269,7 +267,7 @@ def _quick(gold: str, answer: str) -> Verdict | None:
     a, b = _plain_fraction(gold), _plain_fraction(answer)
     if a is None or b is None:
         return None
-    return _RIGHT if a[0] * b[1] == b[0] * a[1] else _WRONG
+    return RIGHT if a[0] * b[1] == b[0] * a[1] else WRONG
 
 
 def _plain_fraction(text: str) -> tuple[int, int] | None:
@@ -301,7 +299,7 @@ def judge(gold: str, answer: str) -> Verdict:
     string, *golds = wanted
     try:
         if canonical(text) == string or any(same(g, a) for g, a in zip(golds, readings, strict=True)):
-            return _RIGHT
+            return RIGHT
     except TooBig:
         return Verdict(0.0, "too_big")
     unread = isinstance(readings[0], Opaque) and not any(isinstance(g, Opaque) for g in golds)

@@ -1,8 +1,8 @@
 """`compat = "paper"`: the released LMM-R1 rules, their holes included, so that a run can be compared with the paper's.
 
-Source: arXiv 2503.07536, section 3.2, and what the released math_verifier.py and sokoban_verifier.py do. Never the default: this rule reads the whole reply, thoughts first; pays every
-reply when the gold cannot be read; and knows no words. The comparison itself is ours (the release calls
-math-verify 0.5.2), after the release's extraction.
+Source: arXiv 2503.07536, section 3.2, and what the released math_verifier.py and sokoban_verifier.py do. Never
+the default: this rule reads the whole reply, thoughts first; pays every reply when the gold cannot be read; and
+knows no words. The comparison itself is ours (the release calls math-verify 0.5.2), after the release's extraction.
 """
 
 from __future__ import annotations

@@ -213,7 +213,6 @@ class VerifierPool:
 
     def _replace(self, worker: _Worker) -> None:
         worker.close()
-        fresh = None
         try:
             with self._lock:
                 self._all.discard(worker)
