@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmm_r1 import build
 from lmm_r1.build import run_recipe
 from lmm_r1.check import check
 from lmm_r1.models.load import load_model
 from lmm_r1.models.micro import random_micro
 from lmm_r1.recipes import load_recipe
+from lmm_r1.rewards.score import RuleScorer
 from lmm_r1.types import Score
 
 
@@ -73,7 +73,7 @@ def test_one_step_of_the_3b_recipe_on_a_scaled_down_model(
         "stage.fre_text.update.lr": 1e-3,
     }
     # A random model never answers right: any reward that differs between replies will do.
-    monkeypatch.setattr(build, "make_scorer", lambda _: lambda problem, replies, stop: _by_length(replies[-1]))
+    monkeypatch.setattr(RuleScorer, "__call__", lambda _, problem, replies, stop: _by_length(replies[-1]))
     recipe = load_recipe(RECIPE, [f"{k}={v}" for k, v in small.items()])
     run_recipe(recipe, RECIPE, tmp_path / "run")
     (line,) = (tmp_path / "run" / "fre_text" / "metrics.jsonl").read_text().splitlines()

@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lmm_r1.check import LAYOUT, check
 from lmm_r1.config import Model
 from lmm_r1.data.images import ImageStore
+from lmm_r1.errors import RecipeError
+from lmm_r1.rewards.remote import TOKEN_VARIABLE
 from lmm_r1.types import Problem, Text
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
@@ -125,3 +129,45 @@ def test_a_broken_recipe_is_reported_not_raised(tmp_path: Path) -> None:
     report = check(tmp_path / "absent.toml")
     assert (report["ok"], report["exit_code"], len(report["errors"])) == (False, 2, 1)
     assert set(report["errors"][0]) == {"file", "row", "field", "message", "remedy"}
+
+
+def picky(problem: Problem, reply: str) -> bool:
+    """A user's verifier that needs a field which the row must bring."""
+    return bool(problem.meta["tolerance"])
+
+
+def right(problem: Problem, reply: str) -> bool:
+    """A user's verifier that works."""
+    return problem.answer in reply
+
+
+def with_verifier(folder: Path, verifier: str) -> dict[str, Any]:
+    path = recipe(folder, [row("a")])
+    path.write_text(f'{path.read_text()}reward = {{ verifier = "{verifier}", workers = 1, limit_s = 5.0 }}\n')
+    return check(path, count=words)
+
+
+def test_a_verifier_is_tried_before_a_run(tmp_path: Path) -> None:
+    """Catches a run that loads a model and its data before it finds that nothing can judge a reply."""
+    for at, verifier in enumerate(
+        ("no_such_module:judge", "tests.test_check:no_such_function", "tests.test_check:picky")
+    ):
+        (folder := tmp_path / str(at)).mkdir()
+        report = with_verifier(folder, verifier)
+        (error,) = report["errors"]
+        assert error["field"] == "stage.only.reward.verifier" and error["remedy"], error
+        assert report["exit_code"] == RecipeError.exit_code
+    (folder := tmp_path / "good").mkdir()
+    assert with_verifier(folder, "tests.test_check:right")["ok"]
+
+
+def test_a_verifiers_server_that_is_down_is_pending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a recipe called wrong because a server is not up yet, and one called ready without its token."""
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setenv(TOKEN_VARIABLE, "a token of length")
+    (up := tmp_path / "up").mkdir()
+    report = with_verifier(up, "http://127.0.0.1:9")
+    assert report["ok"] and [p["field"] for p in report["pending"]] == ["stage.only.reward.verifier"]
+    monkeypatch.delenv(TOKEN_VARIABLE)
+    (bare := tmp_path / "bare").mkdir()
+    assert not with_verifier(bare, "http://127.0.0.1:9")["ok"]

@@ -98,7 +98,7 @@ def test_evaluate_sample_and_build_base(calls: list[Any], tmp_path: Path, capsys
     assert calls[3][2]["n"] == 2
     assert json.loads(out.read_text(encoding="utf-8"))["prompt_token_ids"] == [1]
     assert cli.run(["build-base", "--out", str(tmp_path / "base"), "--steps", "3"]) == 0
-    assert calls[5] == ("build_base", (tmp_path / "base",), {"steps": 3, "seed": None})
+    assert calls[5] == ("build_base", (tmp_path / "base",), {"steps": 3, "seed": None, "start": None, "done": 1})
     assert "\x1b" not in capsys.readouterr().out
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ from lmm_r1.runs.jsonl import fsync_folder, write_json
 from lmm_r1.runs.live import LiveView
 from lmm_r1.runs.provenance import provenance
 from lmm_r1.runs.tracker import JsonlTracker, TensorBoardTracker, Trackers
-from lmm_r1.seams import ModelAdapter
+from lmm_r1.seams import ModelAdapter, Scorer
 from lmm_r1.train import Signals, StageRun, train_stage
 from lmm_r1.trainers.local import LocalTrainer
 from lmm_r1.trainers.schedule import minibatches
@@ -73,11 +74,14 @@ def set_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
-def build_base(out_dir: Path, *, steps: int | None = None, seed: int | None = None) -> Path:
-    """`lmm-r1 build-base`: the shipped recipe of the micro base, or one with fewer steps or another seed."""
+def build_base(
+    out_dir: Path, *, steps: int | None = None, seed: int | None = None, start: Path | None = None, done: int = 1
+) -> Path:
+    """`lmm-r1 build-base`: the shipped recipe of the micro base, or one with fewer steps, another seed or start."""
     shipped = base_model.BaseRecipe()
     recipe = base_model.shortened(shipped, steps or shipped.steps)
-    return base_model.build_base(out_dir, replace(recipe, seed=shipped.seed if seed is None else seed))
+    recipe = replace(recipe, seed=shipped.seed if seed is None else seed)
+    return base_model.build_base(out_dir, recipe, start=start, done=done)
 
 
 def probes(adapter: ModelAdapter, images: ImageStore) -> list[Probe]:
@@ -244,10 +248,12 @@ def run_stage(shop: Workshop, name: str, results: dict[str, dict[str, SetResult]
     if finished:
         engine, adapter, _ = shop.loaded(str(folder.model))
     else:
-        model, adapter = shop.model(start), shop.adapter(start)
-        engine = shop.engine(model.config, adapter)
-        run = stage_run(shop, name, stage, folder, model, adapter, engine, start)
-        train_stage(run)
+        # The scorer first: a verifier that cannot be imported stops the run before any weights are read.
+        with closing(make_scorer(stage.reward)) as scorer:
+            model, adapter = shop.model(start), shop.adapter(start)
+            engine = shop.engine(model.config, adapter)
+            run = stage_run(shop, name, stage, folder, model, adapter, engine, scorer, start)
+            train_stage(run)
         run.tracker.close()
         # Proved before it gets its name: a model/ that is there is taken for finished by every later call.
         unproved = folder.path / ".model_unproved"
@@ -281,6 +287,7 @@ def stage_run(
     model: Any,
     adapter: ModelAdapter,
     engine: EmbeddedEngine,
+    scorer: Scorer,
     start: str,
 ) -> StageRun:
     """Assemble everything that the loop needs."""
@@ -311,7 +318,7 @@ def stage_run(
         engine=engine,
         adapter=adapter,
         environments=ENVIRONMENTS,
-        score=make_scorer(stage.reward),
+        score=scorer,
         trainer=trainer,
         link=LocalLink(trainer, engine, proofs, stage.rollout.temperature),
         algorithm=algorithm,

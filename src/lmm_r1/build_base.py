@@ -1,7 +1,7 @@
 """`lmm-r1 build-base`: makes the shipped micro base model by supervision, from nothing but a seed.
 
-Phases on the lessons of data/habits.py: sums in words and reading glyphs, then the skill on everything; then,
-with fresh optimisers, the mixture of habits that hides it. No evaluation item is ever trained on
+Phases on the lessons of data/habits.py: sums in words and reading glyphs, then the skill on everything, in
+several cycles; then the mixture of habits that hides it. Each cycle has fresh optimisers. No evaluation item is ever trained on
 (data/items.py). The script writes the model folder, `training.jsonl` with its curves, and `recipe.json` with
 everything that fixes the result.
 
@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,11 @@ from lmm_r1.data import habits
 from lmm_r1.data.images import ImageStore
 from lmm_r1.data.items import Picture
 from lmm_r1.data.synthetic import to_problem
-from lmm_r1.models.load import load_tokenizer
+from lmm_r1.models.load import load_model, load_tokenizer
 from lmm_r1.models.micro import micro_config, micro_tokenizer, save_micro
 from lmm_r1.models.qwen_vl import QwenVLAdapter
 from lmm_r1.recipes import PROMPTS
+from lmm_r1.runs.checkpoint import sha256_of
 from lmm_r1.types import Image, Message, Text
 
 
@@ -42,7 +44,10 @@ class BaseRecipe:
     first_steps: int = 400  # on habits.FIRST_MIX: short lessons, learned several times faster than the whole mix
     first_batch: int = 48
     steps: int = 3500  # of the skill, the first ones included
-    habit_steps: int = 300  # after those, with fresh optimisers
+    more_steps: int = 3000  # of the skill again, with fresh optimisers, and
+    more_cycles: int = 2  # so many times
+    more_share: float = 0.7  # of the peak rates in these later cycles
+    habit_steps: int = 400  # after those, with fresh optimisers
     habit_share: float = 0.3  # of the peak rates in the habits' cycle
     batch: int = 36
     matrix_lr: float = 5e-3  # Muon: the matrices inside the layers
@@ -66,7 +71,7 @@ class BaseRecipe:
 def shortened(recipe: BaseRecipe, steps: int) -> BaseRecipe:
     """The same recipe with another number of steps of the skill, the other phases in proportion."""
     share = steps / recipe.steps
-    scaled = {name: round(getattr(recipe, name) * share) for name in ("first_steps", "habit_steps")}
+    scaled = {name: round(getattr(recipe, name) * share) for name in ("first_steps", "more_steps", "habit_steps")}
     return replace(recipe, steps=steps, **scaled)
 
 
@@ -74,7 +79,15 @@ def diet(recipe: BaseRecipe, step: int) -> tuple[Mapping[str, float], int, bool]
     """(what lessons are about, lessons of the batch, whether all of them are careful) at a step."""
     if step < recipe.first_steps:
         return habits.FIRST_MIX, recipe.first_batch, True
-    return habits.MIX, recipe.batch, step < recipe.steps
+    skill_only = step < recipe.steps + recipe.more_cycles * recipe.more_steps
+    return habits.MIX if skill_only else habits.HABIT_MIX, recipe.batch, skill_only
+
+
+def cycles(recipe: BaseRecipe) -> tuple[tuple[int, int, float], ...]:
+    """(first step, one past the last, share of the peak rates) of every cycle."""
+    starts = [recipe.steps + k * recipe.more_steps for k in range(recipe.more_cycles + 1)]
+    again = [(first, last, recipe.more_share) for first, last in pairwise(starts)]
+    return (0, recipe.steps, 1.0), *again, (starts[-1], starts[-1] + recipe.habit_steps, recipe.habit_share)
 
 
 def corpus(seed: int, count: int = 6000) -> Iterator[str]:
@@ -136,10 +149,10 @@ def _buckets(lessons: list[habits.Lesson]) -> list[list[habits.Lesson]]:
 
 
 class Lessons(IterableDataset):  # type: ignore[type-arg]
-    """Batches of lessons, split into a text half and a picture half so that padding stays small."""
+    """Batches of training lessons for steps `first` to `last`, each split in buckets so that padding stays small."""
 
-    def __init__(self, recipe: BaseRecipe, folder: Path, first: int, last: int, split: str = "train") -> None:
-        self._recipe, self._folder, self._first, self._last, self._split = recipe, folder, first, last, split
+    def __init__(self, recipe: BaseRecipe, folder: Path, first: int, last: int) -> None:
+        self._recipe, self._folder, self._first, self._last = recipe, folder, first, last
 
     def __iter__(self) -> Iterator[list[dict[str, torch.Tensor]]]:
         if get_worker_info() is not None:
@@ -149,11 +162,8 @@ class Lessons(IterableDataset):  # type: ignore[type-arg]
         adapter = QwenVLAdapter.from_folder(self._folder, images, Model())
         for step in range(self._first, self._last):
             mix, count, skill_only = diet(self._recipe, step)
-            skill_only = skill_only or self._split != "train"
             first = step * max(self._recipe.batch, self._recipe.first_batch)
-            lessons = [
-                habits.lesson(self._recipe.seed, n, skill_only, self._split, mix) for n in range(first, first + count)
-            ]
+            lessons = [habits.lesson(self._recipe.seed, n, skill_only, mix=mix) for n in range(first, first + count)]
             yield [_rows(adapter, tokenizer, part, images.put) for part in _buckets(lessons)]
             images.forget(set())
 
@@ -169,17 +179,32 @@ def _forward(
     return model.lm_head(hidden[:, :-1][keep]), target[keep]
 
 
+def held_out_lessons(recipe: BaseRecipe, folder: Path, count: int = 40) -> dict[str, list[dict[str, torch.Tensor]]]:
+    """Batches of `count` careful lessons of the evaluation split for every part of habits.MIX."""
+    images = ImageStore()
+    adapter = QwenVLAdapter.from_folder(folder, images, Model())
+    tokenizer = load_tokenizer(folder)
+    batches = {}
+    for part in habits.MIX:
+        lessons = [habits.lesson(recipe.seed, n, True, "evaluation", {part: 1.0}) for n in range(count)]
+        batches[part] = [_rows(adapter, tokenizer, bucket, images.put) for bucket in _buckets(lessons)]
+    return batches
+
+
 @torch.no_grad()
-def _exact(model: Qwen2_5_VLForConditionalGeneration, batches: list[list[dict[str, torch.Tensor]]]) -> dict[str, float]:
-    """Share of held-out worked replies that greedy decoding would reproduce token by token."""
-    right = {"text": [], "picture": []}  # type: dict[str, list[bool]]
-    for part in (part for batch in batches for part in batch):
-        logits, target = _forward(model, part)
-        hits = logits.argmax(-1) == target
-        lengths = (part["labels"][:, 1:] != -100).sum(1).tolist()
-        kind = "picture" if "pixel_values" in part else "text"
-        right[kind] += [bool(row.all()) for row in hits.split(lengths)]
-    return {kind: float(np.mean(rows)) for kind, rows in right.items() if rows}
+def _exact(
+    model: Qwen2_5_VLForConditionalGeneration, held_out: dict[str, list[dict[str, torch.Tensor]]]
+) -> dict[str, float]:
+    """Share of held-out careful replies that greedy decoding would reproduce token by token, by part."""
+    figures = {}
+    for part, batches in held_out.items():
+        right: list[bool] = []
+        for batch in batches:
+            logits, target = _forward(model, batch)
+            lengths = (batch["labels"][:, 1:] != -100).sum(1).tolist()
+            right += [bool(row.all()) for row in (logits.argmax(-1) == target).split(lengths)]
+        figures[f"exact/{part}"] = round(float(np.mean(right)), 4)
+    return figures
 
 
 #: Standard deviation that picture features start with, over the tokens of a batch.
@@ -228,24 +253,35 @@ def optimizers_of(model: Qwen2_5_VLForConditionalGeneration, recipe: BaseRecipe)
     ]
 
 
-def build_base(out_dir: Path, recipe: BaseRecipe | None = None, log_every: int = 50) -> Path:
-    """Train the micro base model and write it to `out_dir`; one process, the set number of threads."""
+def build_base(
+    out_dir: Path, recipe: BaseRecipe | None = None, log_every: int = 50, start: Path | None = None, done: int = 1
+) -> Path:
+    """Train the micro base model and write it to `out_dir`; one process, the set number of threads.
+
+    start: a folder that an earlier call wrote; its tokenizer and weights stand for the first `done` cycles.
+    """
     recipe = recipe or BaseRecipe()
     out_dir = Path(out_dir)
     torch.manual_seed(recipe.seed)
-    tokenizer = micro_tokenizer(corpus(recipe.seed), recipe.vocab_size)
-    model = Qwen2_5_VLForConditionalGeneration(micro_config(tokenizer, **recipe.sizes))  # type: ignore[arg-type]
+    if start is None:
+        tokenizer = micro_tokenizer(corpus(recipe.seed), recipe.vocab_size)
+        model = Qwen2_5_VLForConditionalGeneration(micro_config(tokenizer, **recipe.sizes))  # type: ignore[arg-type]
+    else:
+        tokenizer = load_tokenizer(start)
+        model = load_model(start)
     save_micro(model, tokenizer, out_dir)
-    (out_dir / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
-    held_out = list(Lessons(recipe, out_dir, 50_000_000, 50_000_004, "evaluation"))
-    centre_features(model, next(part for batch in held_out for part in batch if "pixel_values" in part))
-    last = recipe.steps + recipe.habit_steps
+    begun = {} if start is None else {"start_weights_sha256": sha256_of(start / "model.safetensors")}
+    (out_dir / "recipe.json").write_text(json.dumps(asdict(recipe) | begun, indent=2) + "\n")
+    held_out = held_out_lessons(recipe, out_dir)
+    if start is None:
+        centre_features(model, held_out["read"][0])
+    last = cycles(recipe)[-1][1]
     with (out_dir / "training.jsonl").open("w") as log:
-        for first, end, share in ((0, recipe.steps, 1.0), (recipe.steps, last, recipe.habit_share)):
+        for first, end, share in cycles(recipe)[0 if start is None else done :]:
             for record in train_cycle(model, recipe, out_dir, first, end, share):
                 if record["step"] % log_every == 0 or record["step"] == last:
                     if record["step"] % (5 * log_every) == 0:
-                        record |= {f"exact/{k}": round(v, 4) for k, v in _exact(model, held_out).items()}
+                        record |= _exact(model, held_out)
                         save_micro(model, tokenizer, out_dir)
                     log.write(json.dumps(record) + "\n")
                     log.flush()

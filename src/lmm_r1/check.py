@@ -1,7 +1,8 @@
 """`lmm-r1 check`: everything about a recipe that can be known without training.
 
-The recipe, the model folder's layout, every row of prepared data, and the length of every prompt. What is
-merely not here yet (hub weights, data that says how to obtain it) is pending, not wrong.
+The recipe, the model folder's layout, every row of prepared data, the length of every prompt, and that each
+verifier can be used. What is merely not here yet (hub weights, data that says how to obtain it, a verifier's
+server) is pending, not wrong.
 Leaves out loading weights. Counting prompt tokens needs an adapter, so the counter comes from outside.
 """
 
@@ -9,17 +10,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from contextlib import closing
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from lmm_r1.config import Model, Recipe, Stage
+from lmm_r1.config import Model, Recipe, Reward, Stage
 from lmm_r1.data.images import ImageStore
 from lmm_r1.data.sources import read_problems, rows
 from lmm_r1.data.stream import with_system
-from lmm_r1.errors import CheckpointError, DataError, Fault, RecipeError
+from lmm_r1.errors import CheckpointError, DataError, EngineError, Fault, RecipeError
 from lmm_r1.recipes import data_path, load_recipe, system_prompt
 from lmm_r1.rewards import VERIFIERS
+from lmm_r1.rewards.score import make_scorer
 from lmm_r1.types import Problem
 
 #: count(model, images, problems) -> prompt tokens of each problem, pictures included.
@@ -48,13 +51,39 @@ def check(path: str | Path, overrides: Sequence[str] = (), count: CountTokens | 
     exit_code = CheckpointError.exit_code if wrong else 0
     here = not wrong and not pending
     rows_wrong: list[Fault] = []
+    verifiers_wrong: list[Fault] = []
     for name, stage in recipe.stage.items():
+        found, missing = check_verifier(name, stage.reward)
+        verifiers_wrong += found
+        pending += missing
         found, missing = _check_stage(Path(path), recipe, name, stage, count if here else None)
         rows_wrong += found
         pending += missing
     # The first kind of fault that a run would meet decides the exit code.
+    exit_code = exit_code or (RecipeError.exit_code if verifiers_wrong else 0)
     exit_code = exit_code or (DataError.exit_code if rows_wrong else 0)
-    return _report(wrong + rows_wrong, pending, exit_code)
+    return _report(wrong + verifiers_wrong + rows_wrong, pending, exit_code)
+
+
+def check_verifier(stage: str, reward: Reward) -> tuple[list[Fault], list[Fault]]:
+    """(errors, pending) of a stage's verifier: it is started as a run would start it, and judges one answer.
+
+    A verifier that fails on a plain answer would score every reply "error". A server that does not answer is pending.
+    """
+    field = f"stage.{stage}.reward.verifier"
+    plain = Problem("check", (), "7", verifier="math")
+    try:
+        with closing(make_scorer(reward)) as scorer:
+            verdict = scorer(plain, ("<think>7</think><answer>7</answer>",), "eos").verdicts["accuracy"]
+    except RecipeError as error:
+        return [replace(fault, field=field) for fault in error.faults], []
+    except EngineError as error:
+        return [], [replace(fault, field=field) for fault in error.faults]
+    if verdict in ("error", "timeout"):
+        what = "fails" if verdict == "error" else "does not answer in time"
+        remedy = "its arguments are (problem, reply), where problem.answer and problem.meta come from the row"
+        return [Fault(f"the verifier {what} on a plain answer (gold 7, reply 7)", field=field, remedy=remedy)], []
+    return [], []
 
 
 def check_model(model: Model) -> tuple[list[Fault], list[Fault]]:

@@ -239,11 +239,13 @@ def build_base(
     out: Annotated[Path, typer.Option("--out", help="Folder of the new model.")],
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Training steps; default: as shipped.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Fixes the weights; default: as shipped.")] = None,
+    start: Annotated[Path | None, typer.Option("--start", help="An earlier build, to go on from.")] = None,
+    done: Annotated[int, typer.Option("--done", min=1, help="Cycles of the recipe that --start stands for.")] = 1,
     threads: Threads = None,
 ) -> None:
     """Make the micro base model anew, by supervision from nothing but a seed (hours)."""
     use_threads(threads)
-    typer.echo(work().build_base(out, steps=steps, seed=seed))
+    typer.echo(work().build_base(out, steps=steps, seed=seed, start=start, done=done))
 
 
 def work() -> ModuleType:

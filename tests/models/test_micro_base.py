@@ -33,20 +33,20 @@ def test_it_is_a_real_qwen2_5_vl_of_the_promised_size() -> None:
 @pytest.fixture(scope="module")
 def figures() -> dict[str, dict[str, float]]:
     """A short evaluation: enough to tell a base that sees from one that does not, not to publish."""
-    return evaluate_model("micro", sets=("text", "geometry", "perception", "reading"), items=200, seed=1)["arms"][
+    return evaluate_model("micro", sets=("text", "geometry", "perception", "reading", "grid"), items=200, seed=1)["arms"][
         "micro"
     ]
 
 
 def test_it_sees(figures: dict[str, dict[str, float]]) -> None:
-    """Catches a base that cannot read its pictures (a blind one reads none). The aim is 0.95: docs/log.md, base 4."""
-    assert figures["reading"]["accuracy"] >= 0.7
+    """Catches a base that cannot read its pictures (a blind one reads none). Measured on 500: 0.988 and 0.908."""
+    assert figures["reading"]["accuracy"] >= 0.95
+    assert figures["grid"]["accuracy"] >= 0.8
 
 
 def test_it_knows_more_than_it_shows(figures: dict[str, dict[str, float]]) -> None:
     """Catches a base without the habits (nothing to gain) or without the skill (nothing to learn from)."""
     for name in ("text", "geometry", "perception"):
-        lowest = 0.05 if name == "perception" else 0.15  # 200 items; perception falls short: docs/log.md, base 4
-        assert lowest <= figures[name]["accuracy"] <= 0.45, name
+        assert 0.13 <= figures[name]["accuracy"] <= 0.45, name  # 200 items; on 500: 0.326, 0.262, 0.202
         assert figures[name]["reasoning_share"] <= 0.45, name
         assert figures[name]["format_rate"] <= 0.9, name

@@ -25,7 +25,7 @@ STAGES = {
 }
 
 
-def _cell(accuracy: float, noise: random.Random, n: int = 500) -> dict[str, float]:
+def _cell(accuracy: float, noise: random.Random, n: int = 500) -> dict[str, object]:
     half = 1.96 * math.sqrt(accuracy * (1 - accuracy) / n)
     formed = min(0.99, 0.3 + accuracy)
     return {
@@ -37,6 +37,7 @@ def _cell(accuracy: float, noise: random.Random, n: int = 500) -> dict[str, floa
         "accuracy_given_format": min(1.0, accuracy / formed),
         "reasoning_share": accuracy * 1.2,
         "mean_length": 14 + 30 * accuracy + noise.random(),
+        "verdicts": {"correct": round(n * accuracy), "no_answer": n - round(n * accuracy)},
     }
 
 
@@ -148,6 +149,8 @@ def _metrics(name: str, step: int, steps: int, gain: float, noise: random.Random
         "entropy": 1.1 - 0.6 * step / steps + noise.gauss(0, 0.02),
         "kl_ref": 0.2 * step / steps * (1 + 0.1 * noise.random()),
         "clip_share": 0.02 * noise.random(),
+        "verdict/correct": gain,
+        "verdict/no_answer": 1 - gain,
         "zero_advantage_share": 0.1 + 0.2 * gain,
         "truncated_share": 0.03 * noise.random(),
         "grad_norm": 1.5 + noise.random(),

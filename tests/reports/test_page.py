@@ -62,6 +62,15 @@ def test_page_shows_every_arm_set_stage_and_difference(run: RunFolder, page: str
     assert "lmm-r1 quickstart" in text and "torch 2.13.0" in text
 
 
+def test_page_counts_what_the_verifier_said(run: RunFolder, page: str) -> None:
+    """Catches a run whose unreadable answers and failed verifications cannot be told from wrong ones."""
+    text = Elements(page).text
+    assert "no answer" in text and "Verdicts on training replies, first to last steps: correct" in text
+    for cells in json.loads(run.results.read_text())["arms"].values():
+        for cell in cells.values():
+            assert f"<td>{cell['verdicts']['no_answer']}</td>" in page
+
+
 def test_page_needs_nothing_from_outside(page: str) -> None:
     """Catches a script, an event handler, a link to a network, or a policy that would allow one."""
     elements = Elements(page)

@@ -219,6 +219,28 @@ PAIRS: dict[str, tuple[Pairs, Pairs]] = {
         [("A", "A"), ("A", "(A)"), ("A", "A."), ("A", "\\text{A}"), ("A", "\\textbf{(A)}"), ("(B)", "B"), ("\\text{(C)}", "C"), ("C", "\\mathrm{C}")],
         [("A", "B"), ("A", "AB"), ("A", "a+b"), ("E", "2.71828"), ("A", "(A) or (B)"), ("C", "\\mathbb{C}"), ("b", "B")],
     ),
+    "real set": (
+        [("(-\\infty,0)\\cup(0,\\infty)", "\\mathbb{R}\\setminus\\{0\\}"), ("\\mathbb{R}\\setminus\\{0,1\\}", "x\\ne 0, 1"),
+         ("(-\\infty,3)\\cup(3,\\infty)", "x \\neq 3"), ("\\mathbb{R}\\setminus\\{0,1\\}", "x\\ne 0 \\text{ and } x \\ne 1"),
+         ("[0,1]", "[0,\\frac12]\\cup[\\frac12,1]"), ("(2,5)", "x>2 \\text{ and } x<5"), ("\\{1,2,3\\}", "\\{1,2\\}\\cup\\{3\\}"),
+         ("(-\\infty,2)\\cup(5,\\infty)", "x<2 \\text{ or } x>5"), ("(-\\infty,-1)\\cup(-1,\\infty)", "\\mathbb{R} - \\{-1\\}"),
+         ("(-\\infty,\\sqrt2)\\cup(\\sqrt2,\\infty)", "x\\ne\\sqrt{2}"), ("(-\\infty,2)\\cup(2,\\infty)", "\\text{all real numbers except }2")],
+        [("[0,1]", "[0,\\frac12)\\cup(\\frac12,1]"), ("\\mathbb{R}\\setminus\\{0,1\\}", "x\\ne 0"), ("(2,5)", "x>2 \\text{ and } x<6"),
+         ("(-\\infty,2)\\cup(5,\\infty)", "x<2 \\text{ and } x>5"), ("(-\\infty,1)\\cup(1,\\infty)", "\\mathbb{R}"),
+         ("(-\\infty,\\sqrt2)\\cup(\\sqrt2,\\infty)", "x\\ne 1.41421356"), ("\\{1,2,3\\}", "\\{1,2\\}\\cup\\{4\\}"), ("(1,2)", "(1,2)\\cup(2,3)")],
+    ),
+    "measure": (
+        [("90\\text{ minutes}", "1.5\\text{ hours}"), ("60\\text{ mph}", "60 miles per hour"), ("10 m/s", "36 km/h"), ("2 weeks", "14 days"),
+         ("5\\text{ cm}^2", "500 mm^2"), ("1 liter", "1000 cm^3"), ("12\\text{ in}", "1 foot"), ("1 mile", "5280 ft"), ("4 lb", "64 ounces"),
+         ("60\\text{ km}/\\text{h}", "60 km/h"), ("9.8\\text{ m/s}^2", "9.8 m/s^2"), ("3 years", "36 months")],
+        [("90\\text{ minutes}", "1.5\\text{ minutes}"), ("10 m/s", "10 km/h"), ("5\\text{ cm}^2", "50 mm^2"), ("4 lb", "64"), ("1 liter", "1000 cm^2"),
+         ("1 year", "365\\text{ minutes}"), ("25\\text{ students}", "25\\text{ teachers}"), ("12\\text{ in}", "12 foot")],
+    ),
+    "ordinal and colour": (
+        [("5", "5^{\\text{th}}"), ("5^{th}", "5"), ("21", "21st"), ("5", "\\color{red}{5}"), ("5", "{\\color{blue}5}"), ("5", "\\textcolor{red}{5}"),
+         ("10", "{5 \\choose 2}"), ("\\infty", "infinity"), ("\\frac{1}{20}", "1:20"), ("1:20", "1/20")],
+        [("5", "6th"), ("5", "4^{\\text{th}}"), ("5", "\\color{red}{6}"), ("10", "{5 \\choose 1}"), ("\\infty", "-infinity"), ("1/4", "2:08"), ("1:20", "1:21")],
+    ),
 }  # fmt: skip
 
 #: (choices, gold, same, different)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from lmm_r1.types import Problem, Verdict
 
 THIS = "tests.rewards.test_pool"
 SEVEN = Problem("p", (), "7")
+FORKED = Problem("f", (), "child 7")
 
 
 def strange(problem: Problem, reply: str) -> object:
@@ -137,3 +139,42 @@ def test_workers_end_with_the_pool() -> None:
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_a_fork_gets_workers_of_its_own(pool: VerifierPool) -> None:
+    """Catches a child that reads its parent's verdicts out of a shared pipe."""
+    assert pool.verify(SEVEN, "7").value == 1.0
+    before = {worker.process.pid for worker in pool._all}
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:  # only os._exit from here on: pytest must not run twice
+        told = b"failed"
+        try:
+            verdicts = [pool.verify(FORKED, f"child {k}").value for k in range(5, 9)]
+            own = before.isdisjoint(worker.process.pid for worker in pool._all)
+            pool.close()
+            told = b"own" if own and verdicts == [0.0, 0.0, 1.0, 0.0] else repr((own, verdicts)).encode()
+        finally:
+            os.write(write, told)
+            os._exit(0)
+    verdicts = [pool.verify(FORKED, f"parent {k}").value for k in range(5, 9)]
+    os.waitpid(child, 0)
+    assert os.read(read, 200) == b"own"
+    assert verdicts == [0.0] * 4 and pool.verify(SEVEN, "7").value == 1.0
+    assert {worker.process.pid for worker in pool._all} == before
+    os.close(read)
+    os.close(write)
+
+
+def _from_process(reply: str) -> tuple[float, str]:
+    with VerifierPool(f"{THIS}:strange", workers=1, limit_s=1.0) as own:
+        found = own.verify(SEVEN, reply)
+    return found.value, found.reason
+
+
+def test_a_spawned_process_gets_the_same(pool: VerifierPool) -> None:
+    """Catches a pool that depends on state of the process that made it."""
+    replies = ["7", "8", "half", "nan"]
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as processes:
+        found = list(processes.map(_from_process, replies))
+    assert found == [(v.value, v.reason) for v in pool.verify_many([(SEVEN, reply) for reply in replies])]

@@ -127,6 +127,31 @@ def word_problem(rng: np.random.Generator) -> Item:
     return Item("word_problem", question, str(value), steps, check, f"word_problem:{kind}:{a}:{b}:{c}")
 
 
+_WORDS = ("TEA", "PIE", "JAM", "HAM", "EGG", "FIG", "OIL", "NUT", "A", "B", "C", "K", "L", "M", "red", "green", "blue")
+_COLOURS = ("red", "green", "blue", "yellow", "orange", "purple")
+
+
+def recall(rng: np.random.Generator) -> Item:
+    """Base model only: the numbers that stand after named words, or how often each of two words occurs.
+
+    Dense practice in continuing what was written before, which every solution of a picture with names needs.
+    """
+    if number(rng, 0, 1):
+        words = [str(w) for w in rng.permutation(_WORDS)[: number(rng, 3, 5)]]
+        values = [number(rng, 1, 20) for _ in words]
+        asked = [int(k) for k in rng.permutation(len(words))[: number(rng, 2, 3)]]
+        listed = ", ".join(f"{word} {value}" for word, value in zip(words, values, strict=True))
+        question = f"{listed}. Find {', '.join(words[k] for k in asked)}."
+        found = ", ".join(f"{words[k]} {values[k]}" for k in asked)
+        return Item("recall", question, found, ("recall",), found, f"recall:{question}", verifier="text")
+    kinds = [str(w) for w in rng.permutation(_COLOURS)[:2]]
+    drawn = [kinds[number(rng, 0, 1)] for _ in range(number(rng, 3, 8))]
+    counted = ", ".join(f"{word} {drawn[: k + 1].count(word)}" for k, word in enumerate(drawn))
+    totals = ", ".join(f"{word} {drawn.count(word)}" for word in kinds if word in drawn)
+    question = f"Count {', '.join(drawn)}: {', '.join(word for word in kinds if word in drawn)}."
+    return Item("recall", question, totals, (counted,), totals, f"recall:{question}", verifier="text")
+
+
 TEXT_FAMILIES: dict[str, Maker] = {
     "arithmetic": arithmetic,
     "equation": equation,

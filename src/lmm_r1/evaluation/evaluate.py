@@ -6,8 +6,10 @@ is only a format gain is not reasoning. Every item and every arm has its own fix
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -42,8 +44,11 @@ class SetResult:
     version: int
     items: tuple[ItemResult, ...]
 
-    def summary(self) -> dict[str, float | int]:
-        """The fields of results.json: accuracy with its 95 % Wilson interval, and what lies behind it."""
+    def summary(self) -> dict[str, Any]:
+        """The fields of results.json: accuracy with its 95 % Wilson interval, and what lies behind it.
+
+        verdicts: how many replies got each reason code of the verifier, the most frequent first.
+        """
         n = len(self.items)
         right = sum(i.accuracy for i in self.items)
         low, high = wilson(right, n)
@@ -58,6 +63,7 @@ class SetResult:
             "reasoning_share": float(np.mean([i.reasons for i in self.items])),
             "mean_length": float(np.mean([i.length for i in self.items])),
             "version": self.version,
+            "verdicts": dict(Counter(i.verdict for i in self.items).most_common()),
         }
 
     def record(self) -> dict[str, object]:

@@ -70,8 +70,8 @@ SUITES: dict[str, Suite] = {
     for suite in (
         Suite("text", 1, _domain("text")),
         Suite("geometry", 1, _domain("geometry")),
-        Suite("perception", 1, _domain("perception")),
-        Suite("reading", 1, _reading),
+        Suite("perception", 2, _domain("perception")),
+        Suite("reading", 2, _reading),
         Suite("grid", 1, _grid),
     )
 }

@@ -4,7 +4,7 @@ Made from the run folder alone (recipe.toml, results.json, metrics.jsonl, rollou
 missing is left out, so a run that still goes on has a report too. A content security policy forbids
 everything but inlined pictures and styles, and every text is escaped: replies are not to be trusted.
 
-Left out: figures (reports/plots.py), rollouts (reports/rollouts.py).
+Left out: figures (reports/plots.py), rollouts (reports/rollouts.py), verdicts (reports/verdicts.py).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from lmm_r1.errors import Fault, RecipeError
 from lmm_r1.reports import plots
 from lmm_r1.reports.rollouts import safe, stage_rollouts
 from lmm_r1.reports.style import STYLE
+from lmm_r1.reports.verdicts import arms_table, stage_line
 from lmm_r1.runs.folder import RunFolder, StageFolder
 from lmm_r1.runs.jsonl import read_steps, write_text
 
@@ -157,7 +158,7 @@ def _results(arms: Mapping[str, Mapping[str, Any]], results: Mapping[str, Any], 
         "length in tokens; the highest accuracy is shaded. The last checkpoint of each stage is what is evaluated.</p>"
         f"{_figure(plots.accuracies(arms, colours), 'accuracy of each arm with its interval')}"
         f'<div class="wide"><table class="results"><thead><tr><th></th>{head}</tr><tr><th>arm</th>{columns}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>{arms_table(arms, colours)}</section>"
     )
 
 
@@ -263,7 +264,7 @@ def _stage(name: str, records: Sequence[Mapping[str, Any]], folder: StageFolder,
         if shown
         else ""
     )
-    return f'<section><h2><i style="background:{colour}"></i>{safe(name)}</h2>{curves}{_seconds(records)}{rollouts}</section>'
+    return f'<section><h2><i style="background:{colour}"></i>{safe(name)}</h2>{curves}{stage_line(records)}{_seconds(records)}{rollouts}</section>'
 
 
 def _seconds(records: Sequence[Mapping[str, Any]]) -> str:

@@ -5,7 +5,7 @@ matrix; what is none of these is a string (`Opaque`). Inequalities in one variab
 x >= 0 and [0, \\infty) are the same object. Comparing two objects: math.py.
 
 Everything is one pass of bounded patterns over at most MAX_ANSWER characters. Left out: sums, integrals and
-limits (strings), set differences (strings).
+limits (strings). Units: units.py; sets built from others are compared in realsets.py.
 """
 
 from __future__ import annotations
@@ -17,17 +17,22 @@ from dataclasses import dataclass
 from lmm_r1.rewards.exact import Exact, NotExact, TooBig
 from lmm_r1.rewards.latex import KRAM, MARK, Parsed, canonical, parse
 from lmm_r1.rewards.terms import CONSTANTS, Term, same_function
+from lmm_r1.rewards.units import spelled, without_unit
 
 MAX_ITEMS = 50
 MAX_NESTING = 60  # brackets within brackets
+INTERVALS = ("()", "(]", "[)", "[]")
 
 #: A name before a point, a set or a matrix: (x, y) = (2, 3), A(2, 3), S = \{1, 2\}.
 _OBJECT_LABEL = re.compile(
     r"^(?:\(\s?[a-zA-Z](?:\s?,\s?[a-zA-Z]){1,3}\s?\)\s?=|[A-Z]\s?=?|[a-z]\s?=|\\(?:vec|mathbf)\s?\{?[a-zA-Z]\}?\s?=)\s?(?=\(\s?[^()]{1,200},|\\\{|\\begin)"
 )
 _COMPARISON = re.compile(r"<=|>=|[<>]|\\(?:le|ge|ne)(?![a-zA-Z])")
-_RELATION = re.compile(
-    r"\\(?:equiv|sim|in|mod|pmod|to|cong|subset|subseteq|setminus|Rightarrow|implies|iff)(?![a-zA-Z])"
+_RELATION = re.compile(r"\\(?:equiv|sim|in|mod|pmod|to|cong|subset|subseteq|Rightarrow|implies|iff)(?![a-zA-Z])")
+_WITHOUT = re.compile(r"\\(?:setminus|backslash|smallsetminus)(?![a-zA-Z])|(?<=[\])}R])\s?-\s?(?=\\\{)")
+_EXCEPT = re.compile(
+    rf"{MARK}?(?:all )?(?:the )?reals?(?: numbers?)?(?: [a-z])? (?:except|other than|excluding)(?: for)?{KRAM}?(?=\s|\d|-)\s?",
+    re.IGNORECASE,
 )
 _ABOUT = re.compile(r"\\approx(?![a-zA-Z])")
 _SYMBOL = r"(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_\{?\w{1,8}\}?)?'{0,3}(?:\^\s?\{?-1\}?)?"
@@ -38,6 +43,7 @@ _LABEL = re.compile(
 )
 _MEMBER = re.compile(rf"^\s*{_SYMBOL}\s*\\in(?![a-zA-Z])\s*")
 _AND = re.compile(rf"{MARK}(?:,\s?)?(?:and|or){KRAM}|\s(?:and|or)\s|\\(?:land|lor)(?![a-zA-Z])")
+_ORDINAL = re.compile(rf"(\d+)\s?\^?\s?\{{?\s?{MARK}?(?:st|nd|rd|th){KRAM}?\s?\}}?")
 _PERCENT = re.compile(rf"(?:%|{MARK}?\s?(?:percent|per cent)\s?{KRAM}?)$")
 _DEGREE = re.compile(rf"(?:\^\s?\\circ\s?[CF]?|{MARK}?\s?(?:degrees?|deg)\s?{KRAM}?)$")
 _TRIGONOMETRIC = re.compile(r"(?<![a-zA-Z])(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
@@ -52,36 +58,6 @@ _EMPTY = frozenset(
     ("\\emptyset", "emptyset", "\\{\\}", "nosolution", "nosolutions", "norealsolution", "norealsolutions")
 )
 _REALS = frozenset(("\\mathbb{R}", "\\mathbbR", "\\R", "allrealnumbers", "allreals"))
-_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_NUMBER_WORDS = (
-    {word: n for n, word in enumerate(_ONES.split())}
-    | {word: 20 + 10 * n for n, word in enumerate(_TENS.split())}
-    | {"hundred": 100, "one hundred": 100}
-)
-_MARKED_UNIT = re.compile(
-    rf"{MARK}([a-zA-Z][a-zA-Z /.-]{{0,40}})(?:\^\{{?(-?\d)\}}?)?\s?{KRAM}\s?(?:\^\s?\{{?(-?\d)\}}?)?$"
-)
-_BARE_UNIT = re.compile(r"(?<![a-zA-Z\\_])([a-zA-Z][a-zA-Z /]{1,40})()(?:\^\{?([23])\}?)?$")
-#: Units that may follow a number without \text; other bare words need at least four letters.
-_UNIT_NAMES = (
-    "mm cm dm km nm in ft yd mi kg mg lb oz ml mL kL ms min hr hrs hour mph kmh Hz kHz mV kV mA ohm Pa kPa kJ kW kN"
-)
-_UNITS = frozenset(_UNIT_NAMES.split())
-_ALIASES = {
-    "centimeter": "cm", "centimetre": "cm", "meter": "m", "metre": "m", "kilometer": "km", "kilometre": "km",
-    "millimeter": "mm", "millimetre": "mm", "inch": "in", "inche": "in", "foot": "ft", "feet": "ft", "kilogram": "kg",
-    "gram": "g", "cents": "cent", "hour": "h", "hr": "h", "minute": "min", "second": "s", "sec": "s", "liter": "l", "litre": "l",
-}  # fmt: skip
-#: Words that change what a number says; "5 or more" is not 5.
-_CHANGING_WORDS = (
-    "or and not no non more less fewer greater than at least most about only if when undefined wrong incorrect false true right "
-    "except nor maybe perhaps approximately mod pi is are was below above under over zero minus plus times divided choose through "
-    "squared cubed factorial root power percent half halves third thirds quarter quarters fourth fourths fifth fifths "
-    "sixth sixths seventh eighths eighth ninth ninths tenth tenths hundredth hundredths thousandth thousandths dozen dozens "
-    "hundred hundreds thousand thousands million millions billion billions trillion trillions infinity"
-)
-_NO_UNIT = frozenset(_CHANGING_WORDS.split()) | frozenset(_NUMBER_WORDS)
 #: A label that says something about the number instead of naming it.
 _DENIED = re.compile(r"(?<![a-z])(?:not|no|greater|less|more|fewer|least|most|wrong|except|above|below)(?![a-z])")
 
@@ -127,8 +103,8 @@ class Opaque:
 
 @dataclass(frozen=True, slots=True)
 class Several:
-    """kind: "list" (bare, unordered unless compared with a tuple), "set", "union", "ratio", "matrix", "row", "ne"
-    (all numbers but one), or the two brackets of a tuple or an interval.
+    """kind: "list" (bare, unordered unless compared with a tuple), "set", "union", "intersection", "minus" (the first
+    without the others), "ne" (all numbers but these), "ratio", "matrix", "row", or one of INTERVALS (also for tuples).
     """
 
     kind: str
@@ -159,9 +135,8 @@ def _read(text: str) -> Answer:
         return _NOTHING
     if bare in _REALS:
         return _EVERYTHING
-    parts = _split(text, "\\cup")
-    if len(parts) > 1:
-        return Several("union", tuple(_read(p) for p in parts))
+    if (built := _built_set(text)) is not None:
+        return built
     if text.startswith("\\{") and text.endswith("\\}") and "\\{" not in text[2:]:
         builder = _BUILDER.match(text[2:-2])
         if builder:
@@ -173,12 +148,37 @@ def _read(text: str) -> Answer:
             return Several(text[0] + text[-1], tuple(_read(p) for p in parts))
     parts = [p for p in _split(_AND.sub(",", text).replace(";", ","), ",") if p.strip()]
     if len(parts) > 1:
-        return Several("list", tuple(_flat(_read(p) for p in parts)))
+        items = tuple(_flat(_read(p) for p in parts))
+        first = items[0]
+        if isinstance(first, Several) and first.kind == "ne":  # x != 1, 2 and x != 1, x != 2
+            excluded = [i.items[0] if isinstance(i, Several) and i.kind == "ne" else i for i in items]
+            return Several("ne", tuple(excluded))
+        return Several("list", items)
     text = parts[0].strip() if parts else text
     if "\\pm" in text and text.count("\\pm") == 1:
         before, _, after = text.partition("\\pm")
         return Several("list", (_item(f"{before}+{after}"), _item(f"{before}-{after}")))
     return _item(text)
+
+
+def _built_set(text: str) -> Several | None:
+    """A set written as others put together; the signs bind as they are tried here, the weakest first."""
+    excepted = _EXCEPT.match(text)
+    if excepted:
+        return Several("minus", (_EVERYTHING, Several("set", tuple(_flat([_read(text[excepted.end() :])])))))
+    parts = _split(_WITHOUT.sub("\\\\setminus", text), "\\setminus")
+    if len(parts) == 2 and all(part.strip() for part in parts):
+        return Several("minus", tuple(_read(p) for p in parts))
+    for sign, kind in (("\\cup", "union"), ("\\cap", "intersection")):
+        parts = _split(text, sign)
+        if len(parts) > 1:
+            return Several(kind, tuple(_read(p) for p in parts))
+    joined = {"or" if "or" in word else "and" for word in _AND.findall(text)}
+    if len(joined) == 1 and _COMPARISON.search(text):  # x > 2 and x < 5
+        items = tuple(_read(part) for part in _AND.split(text))
+        if all(isinstance(item, Several) and item.kind in (*INTERVALS, "ne") for item in items):
+            return Several("union" if "or" in joined else "intersection", items)
+    return None
 
 
 def _flat(items: Iterable[Answer]) -> Iterator[Answer]:
@@ -302,7 +302,7 @@ def minus(a: Exact | Term, b: Exact | Term) -> Exact | Term:
 
 
 def _ratio(text: str) -> Answer:
-    """3:2, or a time of the day when two digits stand behind the colon (1:20 is never read as a ratio)."""
+    """3:2, or a time of the day when two digits stand behind the colon (math.py takes 1:20 for a ratio beside 1/20)."""
     clock = _CLOCK.fullmatch(text.strip())
     if clock and int(clock.group(1)) < 25 and int(clock.group(2)) < 60:
         minutes = Exact.number(60 * int(clock.group(1)) + int(clock.group(2))) * Exact.symbol("clock")
@@ -328,12 +328,13 @@ def _inequality(text: str) -> Answer | None:
     if not (isinstance(first, Several) and isinstance(second, Several)) or "ne" in (first.kind, second.kind):
         return None
     low, high = (first, second) if directions == {True} else (second, first)
-    if _is_infinite(low.items[0]) or _is_infinite(high.items[1]):
+    if is_infinite(low.items[0]) or is_infinite(high.items[1]):
         return None
     return Several(low.kind[0] + high.kind[1], (low.items[0], high.items[1]))
 
 
-def _is_infinite(item: Answer) -> bool:
+def is_infinite(item: Answer) -> bool:
+    """Whether an endpoint is one of the two infinities."""
     return isinstance(item, Value) and "infty" in item.parsed.value.symbols
 
 
@@ -388,8 +389,11 @@ def _value(text: str) -> Value:
     if body.startswith(MARK) and body.endswith(KRAM) and body[1:2].isdigit():
         body = body[1:-1].strip()
     word = body.replace(MARK, "").replace(KRAM, "").strip().casefold().replace("-", " ")
-    if (spelled := _spelled(word)) is not None:
-        return Value(Parsed(Exact.number(spelled), None, False))
+    if (number := spelled(word)) is not None:
+        return Value(Parsed(Exact.number(number), None, False))
+    ordinal = _ORDINAL.fullmatch(body)
+    if ordinal:
+        return Value(parse(ordinal.group(1)), "th")
     scale = _SCALE.search(body)
     if scale:
         rest = body[scale.end() :]
@@ -405,39 +409,8 @@ def _value(text: str) -> Value:
             body, percent, unit = body[: match.start()].strip(), mark == "%", "" if mark == "%" else mark
             break
     else:
-        body, unit = _without_unit(body)
+        body, unit = without_unit(body)
     parsed = parse(body)
     if unit and parsed.value.symbols - {"pi"}:
         raise NotExact("a unit behind a variable")
     return Value(parsed, unit, percent)
-
-
-def _spelled(word: str) -> int | None:
-    """seven, twenty one: the number that words spell, up to a hundred."""
-    if word in _NUMBER_WORDS:
-        return _NUMBER_WORDS[word]
-    tens, _, ones = word.partition(" ")
-    a, b = _NUMBER_WORDS.get(tens, 0), _NUMBER_WORDS.get(ones, 0)
-    return a + b if 20 <= a < 100 and 1 <= b <= 9 else None
-
-
-def _without_unit(text: str) -> tuple[str, str]:
-    """(what stands before a trailing unit, the unit in one spelling)."""
-    match = _MARKED_UNIT.search(text)
-    bare = match is None
-    match = match or _BARE_UNIT.search(text)
-    if match is None or not text[: match.start()].strip():
-        return text, ""
-    words = match.group(1).split()
-    if any(w.lower() in _NO_UNIT for w in words):
-        return text, ""
-    if bare and not all(w in _UNITS or len(w) >= 4 for w in words):
-        return text, ""
-    power = match.group(2) or match.group(3) or ""
-    if words[0].lower() in ("square", "sq", "sq."):
-        power, words = "2", words[1:]
-    elif words[0].lower() in ("cubic", "cu", "cu."):
-        power, words = "3", words[1:]
-    names = [w.strip(".").lower() for w in words]
-    names = [n[:-1] if len(n) > 3 and n.endswith("s") else n for n in names]
-    return text[: match.start()].strip(), " ".join(_ALIASES.get(n, n) for n in names) + power

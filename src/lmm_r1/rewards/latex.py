@@ -71,6 +71,8 @@ _DROPPED = re.compile(
 _SPACE = re.compile(r"\\(?:[ ;:()\[\]]|quad(?![a-zA-Z])|qquad(?![a-zA-Z]))|\\\\")
 _FRAC = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _FONT = re.compile(r"\\(?:mathrm|text|mathbf|rm)\s+([a-zA-Z])(?![a-zA-Z])")
+_COLOUR = re.compile(r"\\(?:text)?color\s?\{[a-zA-Z!0-9]{1,20}\}")
+_CHOOSE = re.compile(r"\{\s?([^{}\\]{1,40})\\choose(?![a-zA-Z])\s?([^{}\\]{1,40})\}")
 _BINOM = re.compile(r"\\[dt]binom(?![a-zA-Z])")
 _ROW_SPACE = re.compile(r"\\\\\s?\[\d{1,3}\s?(?:pt|em|ex|mm)\]")
 _EMPHASIS = re.compile(r"(?:(?<=\s)|^)\*\*(?! )([^*]{1,200}?)(?<! )\*\*(?=[\s.,;:!?]|$)")
@@ -118,7 +120,7 @@ def tidy(text: str) -> str:
     text = _DROPPED.sub("", text.replace("\\%", "%").translate(_SPELLING))
     text = _THIN.sub(" ", _GROUP.sub("", text))
     text = _FONT.sub(r"\\mathrm{\1}", text)
-    text = _BINOM.sub(r"\\binom", text)
+    text = _CHOOSE.sub(r"\\binom{\1}{\2}", _BINOM.sub(r"\\binom", _COLOUR.sub("", text)))
     text = _FRAC.sub(r"\\frac", _SYNONYM.sub(lambda m: _SYNONYMS[m.group()], text))
     for pattern in (_TEXT, _BOX, _TEXT):
         text = pattern.sub(_unwrap, text)
@@ -234,6 +236,8 @@ def _tokens(text: str) -> list[str]:
         letters = match.group(3)
         if letters in _PLAIN:
             tokens.append("\\" + letters)
+        elif letters == "infinity":
+            tokens.append("\\infty")
         elif letters and (len(letters) > 2 or letters.lower() in _WORDS):
             raise NotExact("a word")
         else:

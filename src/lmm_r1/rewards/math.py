@@ -35,7 +35,9 @@ from lmm_r1.rewards.answers import (
 from lmm_r1.rewards.exact import Exact, TooBig
 from lmm_r1.rewards.extract import MAX_ANSWER, extract
 from lmm_r1.rewards.latex import KRAM, MARK, Parsed, canonical, join_thousands, tidy
+from lmm_r1.rewards.realsets import is_set_expression, same_real_set
 from lmm_r1.rewards.terms import CONSTANTS, Term
+from lmm_r1.rewards.units import conversion
 from lmm_r1.types import Problem, Verdict
 
 _EXACT_DECIMALS = 6  # as in the released checker: 0.333333 is 1/3, 0.333 is not
@@ -95,7 +97,10 @@ def _same_up_to_a_factor(gold: Exact | Term | None, answer: Exact | Term | None,
 def same_value(gold: Value, answer: Value) -> bool:
     """Exactly equal, or equal by one of the two rounding rules; units must not contradict each other."""
     if gold.unit and answer.unit and gold.unit != answer.unit:
-        return False
+        return _same_measure(gold, answer)
+    if "clock" in gold.parsed.value.symbols ^ answer.parsed.value.symbols:  # 1:20 beside 1/20 is no time of the day
+        left, right = _clock_as_ratio(gold), _clock_as_ratio(answer)
+        return _same_ratio(left, answer) if left else right is not None and _same_ratio(right, gold)
     if answer.parsed.unfinished and not gold.parsed.unfinished:
         return False
     a, b = gold.parsed.value, answer.parsed.value
@@ -119,6 +124,25 @@ def same_value(gold: Value, answer: Value) -> bool:
         if "pi" in plain.symbols:  # 30 degrees and pi/6
             return equal_values(_times(degrees, Exact.symbol("pi")), _times(plain, Exact.number(180)))
     return False
+
+
+def _clock_as_ratio(answer: Answer) -> Several | None:
+    """1:20, which was read as a time of the day, as a ratio; None for 1:05, 11:30 pm and all that is no time."""
+    if not isinstance(answer, Value) or answer.unit or answer.parsed.value.symbols != {"clock"}:
+        return None
+    minutes = next(iter(answer.parsed.value.terms.values())) if isinstance(answer.parsed.value, Exact) else 0
+    hours, rest = divmod(int(minutes), 60)
+    if hours == 0 or rest < 10:
+        return None
+    return Several("ratio", tuple(Value(Parsed(Exact.number(part), None, False)) for part in (hours, rest)))
+
+
+def _same_measure(gold: Value, answer: Value) -> bool:
+    """90 minutes and 1.5 hours: equal after an exact conversion."""
+    factor = conversion(answer.unit, gold.unit)
+    if factor is None or answer.parsed.unfinished or gold.percent or answer.percent:
+        return False
+    return equal_values(gold.parsed.value, _times(answer.parsed.value, Exact.number(factor)))
 
 
 def _times(value: Exact | Term, factor: Exact) -> Exact | Term:
@@ -155,10 +179,12 @@ def _same_several(gold: Answer, answer: Answer) -> bool:
             return False
         if several.kind == "set" and len(several.items) == 1:
             return same(several.items[0], single)
-        return several.kind == "ratio" and _same_ratio(several, single)
+        return several.kind == "ratio" and _same_ratio(several, _clock_as_ratio(single) or single)
     kinds = {gold.kind, answer.kind}
     if kinds == {"ratio"}:
         return _same_ratio(gold, answer)
+    if is_set_expression(gold) or is_set_expression(answer):
+        return same_real_set(gold, answer) or (kinds == {"union"} and _same_members(gold, answer))
     if "matrix" in kinds:
         gold, answer = _as_vector(gold), _as_vector(answer)
         kinds = {gold.kind, answer.kind}
@@ -175,6 +201,13 @@ def _same_several(gold: Answer, answer: Answer) -> bool:
         ordered = len(kinds) == 1 or (kinds == {ordered_kinds[0], "list"} and ordered_kinds[0] == "()")
         return ordered and all(_same_item(g, a) for g, a in zip(gold.items, answer.items, strict=True))
     if "union" in kinds and len(kinds) > 1:
+        return False
+    return _same_members(gold, answer)
+
+
+def _same_members(gold: Several, answer: Several) -> bool:
+    """The same items in any order."""
+    if len(gold.items) != len(answer.items):
         return False
     left = list(answer.items)
     for item in gold.items:

@@ -18,7 +18,7 @@ from lmm_r1.rewards.format import format_verdict
 from lmm_r1.rewards.paper import paper_verdict
 from lmm_r1.rewards.pool import VerifierPool
 from lmm_r1.rewards.remote import REPLACED_S, TOKEN_VARIABLE, RemoteVerifier
-from lmm_r1.seams import Scorer, Verifier
+from lmm_r1.seams import Verifier
 from lmm_r1.types import Problem, Score, Verdict
 
 
@@ -43,25 +43,35 @@ def make_verifier(cfg: Reward) -> Verifier:
     return lambda problem, reply: VERIFIERS[problem.verifier](problem, reply)
 
 
-def make_scorer(cfg: Reward) -> Scorer:
-    """score(problem, replies, stop) -> Score of the last reply.
+class RuleScorer:
+    """score(problem, replies, stop) -> Score of the last reply; `close()` ends the verifier's processes.
 
     parts and verdicts have the keys "format" and "accuracy"; parts are unweighted. Raises KeyError for a
     problem whose verifier is not in VERIFIERS: that is a fault of the data, not of the reply.
     """
 
-    verifier = make_verifier(cfg)
+    def __init__(self, cfg: Reward) -> None:
+        self._cfg, self._verifier = cfg, make_verifier(cfg)
 
-    def score(problem: Problem, replies: Sequence[str], stop: str) -> Score:
+    def __call__(self, problem: Problem, replies: Sequence[str], stop: str) -> Score:
+        """The weighted sum, its parts and their reasons."""
         if problem.verifier not in VERIFIERS:
             raise KeyError(problem.verifier)
         reply = replies[-1] if replies else ""
         written = guarded(format_verdict, problem, reply)
-        right = guarded(verifier, problem, reply)
+        right = guarded(self._verifier, problem, reply)
         return Score(
-            reward=cfg.format * written.value + cfg.accuracy * right.value,
+            reward=self._cfg.format * written.value + self._cfg.accuracy * right.value,
             parts={"format": written.value, "accuracy": right.value},
             verdicts={"format": written.reason, "accuracy": right.reason},
         )
 
-    return score
+    def close(self) -> None:
+        """End the worker processes of a user's verifier; the built-in ones have none."""
+        if isinstance(self._verifier, VerifierPool):
+            self._verifier.close()
+
+
+def make_scorer(cfg: Reward) -> RuleScorer:
+    """The scorer that a recipe asks for. Raises RecipeError when its verifier cannot be used."""
+    return RuleScorer(cfg)
