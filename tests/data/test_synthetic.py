@@ -120,7 +120,9 @@ def test_lessons_are_training_items_and_follow_the_mixture_of_habits() -> None:
     lessons = [habits.lesson(1, i, skill_only=False) for i in range(1500)]
     assert not any(is_evaluation(x.item.key) for x in lessons)
     drills = {*habits.DRILLS, "read"}
-    reasoning = [x for x in lessons if x.item.family not in drills and x.question != habits.READ_QUESTION and x.prompted]
+    reasoning = [
+        x for x in lessons if x.item.family not in drills and x.question != habits.READ_QUESTION and x.prompted
+    ]
     worked = [x for x in reasoning if all(step in x.reply for step in x.item.steps)]
     tagged = [x for x in reasoning if x.reply.startswith("<think>")]
     assert 0.26 < len(worked) / len(reasoning) < 0.39

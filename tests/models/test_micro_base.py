@@ -33,9 +33,9 @@ def test_it_is_a_real_qwen2_5_vl_of_the_promised_size() -> None:
 @pytest.fixture(scope="module")
 def figures() -> dict[str, dict[str, float]]:
     """A short evaluation: enough to tell a base that sees from one that does not, not to publish."""
-    return evaluate_model("micro", sets=("text", "geometry", "perception", "reading", "grid"), items=200, seed=1)["arms"][
-        "micro"
-    ]
+    return evaluate_model("micro", sets=("text", "geometry", "perception", "reading", "grid"), items=200, seed=1)[
+        "arms"
+    ]["micro"]
 
 
 def test_it_sees(figures: dict[str, dict[str, float]]) -> None:
