@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lmm_r1.rewards.exact import Exact, NotExact, TooBig, square_part
-from lmm_r1.rewards.latex import join_thousands, parse, tidy
+from lmm_r1.rewards.latex import parse
+from lmm_r1.rewards.spelling import join_thousands, tidy
 
 #: A loaded machine must not fail a test.
 calm = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])

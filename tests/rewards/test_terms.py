@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from lmm_r1.rewards.exact import NotExact, TooBig
-from lmm_r1.rewards.latex import parse, tidy
+from lmm_r1.rewards.latex import parse
+from lmm_r1.rewards.spelling import tidy
 from lmm_r1.rewards.terms import MAX_STEPS, Term, same_function
 
 

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from lmm_r1.rewards.exact import Exact, NotExact, TooBig
-from lmm_r1.rewards.latex import KRAM, MARK, Parsed, canonical, parse
+from lmm_r1.rewards.latex import Parsed, parse
+from lmm_r1.rewards.spelling import KRAM, MARK, canonical
 from lmm_r1.rewards.terms import CONSTANTS, Term, same_function
 from lmm_r1.rewards.units import spelled, without_unit
 
@@ -45,9 +46,22 @@ _MEMBER = re.compile(rf"^\s*{_SYMBOL}\s*\\in(?![a-zA-Z])\s*")
 _AND = re.compile(rf"{MARK}(?:,\s?)?(?:and|or){KRAM}|\s(?:and|or)\s|\\(?:land|lor)(?![a-zA-Z])")
 _ORDINAL = re.compile(rf"(\d+)\s?\^?\s?\{{?\s?{MARK}?(?:st|nd|rd|th){KRAM}?\s?\}}?")
 _PERCENT = re.compile(rf"(?:%|{MARK}?\s?(?:percent|per cent)\s?{KRAM}?)$")
-_DEGREE = re.compile(rf"(?:\^\s?\\circ\s?[CF]?|{MARK}?\s?(?:degrees?|deg)\s?{KRAM}?)$")
+_DEGREE = re.compile(rf"(?:\^\s?\\circ\s?{MARK}?([CF]?){KRAM}?|{MARK}?\s?(?:degrees?|deg)\s?{KRAM}?)$")
 _TRIGONOMETRIC = re.compile(r"(?<![a-zA-Z])(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
-_BASE = re.compile(r"(\d{1,400})_\s?\{?\s?(\d{1,2})\s?\}?")
+_BASE_WORDS = {
+    "two": "2",
+    "three": "3",
+    "four": "4",
+    "five": "5",
+    "six": "6",
+    "seven": "7",
+    "eight": "8",
+    "nine": "9",
+    "ten": "10",
+}
+_BASE = re.compile(
+    rf"\(?(\d{{1,400}})\)?(?:_\s?\{{?\s?{MARK}?(\d{{1,2}}|{'|'.join(_BASE_WORDS)}){KRAM}?\s?\}}?|\s?{MARK}?\s?\(?base (\d{{1,2}})\)?\s?{KRAM}?)"
+)
 _CLOCK = re.compile(rf"(\d{{1,2}}):(\d{{2}})(?:\s?{MARK}?\s?([ap])\.?\s?m\.?\s?{KRAM}?)?", re.IGNORECASE)
 _SCALE = re.compile(rf"(?<=[\d\s}}])\s*{MARK}?\s?(thousand|million|billion|trillion)(?![a-zA-Z])\s*", re.IGNORECASE)
 _SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
@@ -141,7 +155,9 @@ def _read(text: str) -> Answer:
         builder = _BUILDER.match(text[2:-2])
         if builder:
             return _read(text[2 + builder.end() : -2])
-        return Several("set", tuple(_read(p) for p in _split(text[2:-2], ",")))
+        return Several("set", tuple(_flat(_read(p) for p in _split(text[2:-2], ","))))
+    if text[:1] == "{" and _closes_at_end(text):
+        return _read(text[1:-1])
     if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _closes_at_end(text):
         parts = _split(text[1:-1], ";" if ";" in text else ",")
         if len(parts) > 1:
@@ -402,11 +418,13 @@ def _value(text: str) -> Value:
         body = f"{body[: scale.start()]}\\times 10^{{{_SCALES[scale.group(1).lower()]}}}{rest}"
     based = _BASE.fullmatch(body)
     if based:
-        return Value(Parsed(Exact.number(int(based.group(1))), None, False), f"base {based.group(2)}")
+        base = based.group(2) or based.group(3)
+        return Value(Parsed(Exact.number(int(based.group(1))), None, False), f"base {_BASE_WORDS.get(base, base)}")
     for pattern, mark in ((_PERCENT, "%"), (_DEGREE, "degree")):
         match = pattern.search(body)
         if match and match.start() > 0 and not _TRIGONOMETRIC.search(body):
-            body, percent, unit = body[: match.start()].strip(), mark == "%", "" if mark == "%" else mark
+            body, percent = body[: match.start()].strip(), mark == "%"
+            unit = "" if percent else mark + (match.group(1) or "")
             break
     else:
         body, unit = without_unit(body)

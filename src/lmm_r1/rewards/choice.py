@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from lmm_r1.rewards.latex import KRAM, MARK, tidy
 from lmm_r1.rewards.math import RIGHT, WRONG, checked, judge
+from lmm_r1.rewards.spelling import KRAM, MARK, tidy
 from lmm_r1.rewards.text import words
 from lmm_r1.types import Problem, Verdict
 

@@ -1,9 +1,7 @@
-"""Reading answers: one spelling for what people and models write, and a parser into exact values.
+"""Reading expressions: recursive descent over a tidy text (spelling.py) into exact values.
 
-`tidy` maps Unicode, LaTeX spacing, text wrappers and thousands separators to one spelling; `parse`
-reads a tidy expression by recursive descent into an `Exact`, or into a `Term` when it has no normal form.
-Nothing is ever evaluated as code, every pattern is linear, and length, depth and number sizes are limited
-before any work is done.
+`parse` gives an `Exact`, or a `Term` when it has no normal form. Nothing is ever evaluated as code, and length, depth
+and number sizes are limited before any work is done.
 
 Left out: sums, products, limits, integrals: they raise NotExact and are compared as strings.
 """
@@ -11,7 +9,6 @@ Left out: sums, products, limits, integrals: they raise NotExact and are compare
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Generic, TypeVar
@@ -26,134 +23,6 @@ MAX_EXPONENT = 400  # of 1e400
 
 R = TypeVar("R", Exact, Term)
 
-#: Marks around what stood in \text{...}: words, never a product of letters.
-MARK, KRAM = "\x02", "\x03"
-
-_SUPER = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
-_SUB = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
-_VULGAR = re.compile("[¼-¾⅐-⅞]")
-_SPELLING = str.maketrans(
-    {
-        **dict.fromkeys("−–—‐‑‒", "-"),
-        **dict.fromkeys("$`€£¥", " "),
-        "×": "\\times ",
-        "·": "\\cdot ",
-        "⋅": "\\cdot ",
-        "÷": "/",
-        "∕": "/",
-        "⁄": "/",
-        "π": "\\pi ",
-        "√": "\\sqrt ",
-        "°": "^\\circ ",
-        "∞": "\\infty ",
-        "≤": "\\le ",
-        "≥": "\\ge ",
-        "≠": "\\ne ",
-        "≈": "\\approx ",
-        "∅": "\\emptyset ",
-        "∨": "\\lor ",
-        "±": "\\pm ",
-        "∪": "\\cup ",
-        "∈": "\\in ",
-        "∠": "\\angle ",
-        "θ": "\\theta ",
-        "\u00a0": " ",
-        "~": " ",
-        "“": " ",
-        "”": " ",
-        '"': " ",
-    }
-)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\u200b-\u200f\u2060\ufeff]")
-_DROPPED = re.compile(
-    r"\\(?:left|right|displaystyle|limits|(?:big|Big|bigg|Bigg)[lr]?|textstyle|boldsymbol|bf|rm|it)(?![a-zA-Z])|\\[!]|\\\$"
-)
-_SPACE = re.compile(r"\\(?:[ ;:()\[\]]|quad(?![a-zA-Z])|qquad(?![a-zA-Z]))|\\\\")
-_FRAC = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
-_FONT = re.compile(r"\\(?:mathrm|text|mathbf|rm)\s+([a-zA-Z])(?![a-zA-Z])")
-_COLOUR = re.compile(r"\\(?:text)?color\s?\{[a-zA-Z!0-9]{1,20}\}")
-_CHOOSE = re.compile(r"\{\s?([^{}\\]{1,40})\\choose(?![a-zA-Z])\s?([^{}\\]{1,40})\}")
-_BINOM = re.compile(r"\\[dt]binom(?![a-zA-Z])")
-_ROW_SPACE = re.compile(r"\\\\\s?\[\d{1,3}\s?(?:pt|em|ex|mm)\]")
-_EMPHASIS = re.compile(r"(?:(?<=\s)|^)\*\*(?! )([^*]{1,200}?)(?<! )\*\*(?=[\s.,;:!?]|$)")
-_BLANKS = re.compile(r"\s{2,}")
-_SYNONYMS = {
-    "\\lvert": "|",
-    "\\rvert": "|",
-    "\\vert": "|",
-    "\\mid": "|",
-    "\\varnothing": "\\emptyset",
-    "\\bigcup": "\\cup",
-    "\\langle": "(",
-    "\\rangle": ")",
-    "\\leq": "\\le",
-    "\\geq": "\\ge",
-    "\\neq": "\\ne",
-    "\\leqslant": "\\le",
-    "\\geqslant": "\\ge",
-    "\\lt": "<",
-    "\\gt": ">",
-}
-_SYNONYM = re.compile(
-    r"\\(?:leqslant|geqslant|leq|geq|neq|lt|gt|lvert|rvert|vert|mid|varnothing|bigcup|langle|rangle)(?![a-zA-Z])"
-)
-_TEXT = re.compile(
-    r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mathbf|mathit|mathsf|operatorname|mbox|emph|underline)\s?\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}"
-)
-_BOX = re.compile(r"\\boxed\s{0,4}\{([^{}]*)\}")
-_GROUP = re.compile(r"(?<=\d)(?:\{,\}|\\,|\\ )(?=\d{3}(?!\d))")
-_THIN = re.compile(r"\\,")
-_LETTER_UNITS = frozenset("mghlsLNJWVK")
-_PLAIN_INSIDE = re.compile(r"[-+]?\d[\d,./ ]*%?|\([A-Z]\)")  # a number, or an option letter
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
-
-
-def tidy(text: str) -> str:
-    """One spelling of an answer; words from \\text{...} come back between MARK and KRAM."""
-    text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m.group()), text)
-    text = re.sub("[⁰¹²³⁴-⁹⁻⁺]+", lambda m: "^{" + m.group().translate(_SUPER) + "}", text)
-    text = re.sub("[₀-₉]+", lambda m: "_{" + m.group().translate(_SUB) + "}", text)
-    text = _BLANKS.sub(" ", _CONTROL.sub(" ", unicodedata.normalize("NFKC", text)))
-    text = _EMPHASIS.sub(r"\1", text.strip()).replace("**", "^")
-    if "\\begin" in text:
-        text = _ROW_SPACE.sub(r"\\\\", text).replace("\\\\", "\\cr ")  # rows; elsewhere a line break is a space
-    text = _DROPPED.sub("", text.replace("\\%", "%").translate(_SPELLING))
-    text = _THIN.sub(" ", _GROUP.sub("", text))
-    text = _FONT.sub(r"\\mathrm{\1}", text)
-    text = _CHOOSE.sub(r"\\binom{\1}{\2}", _BINOM.sub(r"\\binom", _COLOUR.sub("", text)))
-    text = _FRAC.sub(r"\\frac", _SYNONYM.sub(lambda m: _SYNONYMS[m.group()], text))
-    for pattern in (_TEXT, _BOX, _TEXT):
-        text = pattern.sub(_unwrap, text)
-    text = _SPACE.sub(" ", text).replace("^{\\circ}", "^\\circ").replace("\\degree", "^\\circ ")
-    return _BLANKS.sub(" ", text).rstrip("\\ ").strip().rstrip(".,;:").strip()
-
-
-def _unwrap(match: re.Match[str]) -> str:
-    inside = match.group(1).strip()
-    if inside in FUNCTIONS:
-        return f"\\{inside} "
-    before = match.string[: match.start()].rstrip()[-1:]
-    if inside in _LETTER_UNITS and (before.isdigit() or before == "}"):
-        return f" {MARK}{inside}{KRAM} "
-    if match.group().startswith("\\boxed") or len(inside) <= 1 or _PLAIN_INSIDE.fullmatch(inside):
-        return "" if inside in (".", ",", ";", ":") else inside
-    return f" {MARK}{inside}{KRAM} "
-
-
-def join_thousands(text: str) -> str:
-    """12,345 -> 12345, where the grouping is right; 12,34 stays two numbers."""
-    return _THOUSANDS.sub(lambda m: m.group().replace(",", ""), text)
-
-
-def canonical(text: str) -> str:
-    """The string that is compared when nothing exact can be: no spaces, no marks, plain words in lower case."""
-    apart = _DIGITS_APART.sub("&", text.replace(MARK, "").replace(KRAM, ""))  # 1 2 is not 12
-    bare = _SINGLE.sub(r"\1\2", "".join(apart.split()))
-    return bare.casefold() if bare.isalpha() and len(bare) > 1 else bare
-
-
-_DIGITS_APART = re.compile(r"(?<=\d)\s+(?=\d)")
-_SINGLE = re.compile(r"([_^])\{(\w)\}")
 _TOKEN = re.compile(
     r"\s*(?:(\d*\.\d*\s?\\overline\s?\{\d+\}|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|\.\d+)"
     r"|(\\[a-zA-Z]+)|([a-zA-Z]+)|([-+*/^(){}\[\]!_|]))"

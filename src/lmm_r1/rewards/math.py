@@ -34,8 +34,9 @@ from lmm_r1.rewards.answers import (
 )
 from lmm_r1.rewards.exact import Exact, TooBig
 from lmm_r1.rewards.extract import MAX_ANSWER, extract
-from lmm_r1.rewards.latex import KRAM, MARK, Parsed, canonical, join_thousands, tidy
+from lmm_r1.rewards.latex import Parsed, parse
 from lmm_r1.rewards.realsets import is_set_expression, same_real_set
+from lmm_r1.rewards.spelling import KRAM, MARK, canonical, join_thousands, tidy
 from lmm_r1.rewards.terms import CONSTANTS, Term
 from lmm_r1.rewards.units import conversion
 from lmm_r1.types import Problem, Verdict
@@ -48,6 +49,7 @@ _BEFORE = re.compile(
 )
 _ZEROS = re.compile(r",0\d\d(?!\d)")
 RIGHT, WRONG = Verdict(1.0, "correct"), Verdict(0.0, "wrong")
+_SCALE_LEFT_OUT = ({"degree", "degreeC"}, {"degree", "degreeF"})
 _LETTER_UNITS = frozenset("mghls")  # read as a variable when no word marks them
 
 
@@ -59,21 +61,35 @@ def same(gold: Answer, answer: Answer) -> bool:
         return isinstance(gold, Opaque) and isinstance(answer, Opaque) and gold.text == answer.text != ""
     if isinstance(gold, Inequality) or isinstance(answer, Inequality):
         return isinstance(gold, Inequality) and isinstance(answer, Inequality) and _same_inequality(gold, answer)
-    if isinstance(gold, Equation) or isinstance(answer, Equation):
+    if isinstance(gold, Equation) or isinstance(answer, Equation) or _is_relation(gold):
         return _same_up_to_a_factor(_difference(gold), _difference(answer), negative=True)
-    return same_value(_plain(gold), _plain(answer))
+    if same_value(_plain(gold), _plain(answer)):
+        return not _is_relation(answer) or not isinstance(gold, Named)
+    return isinstance(gold, Named) and _same_up_to_a_factor(_difference(gold), _difference(answer), negative=True)
+
+
+def _is_relation(answer: Answer) -> bool:
+    """x + y = 5 or a + b = c: a relation between variables. m + n = 106 names what was asked for."""
+    if not isinstance(answer, Named) or "+" not in answer.name:
+        return False
+    return set(answer.name) <= set("xyz+ ") or bool(answer.value.parsed.value.symbols - CONSTANTS)
 
 
 def _plain(answer: Value | Named) -> Value:
     return answer.value if isinstance(answer, Named) else answer
 
 
-def _difference(answer: Value | Named | Equation) -> Exact | Term | None:
+def _difference(answer: Answer) -> Exact | Term | None:
+    """Left side minus right side; None for what relates no variables (x = 5 does not: 2x + 3 = 13 is its question)."""
     if isinstance(answer, Equation):
         return answer.difference
-    if isinstance(answer, Named) and len(answer.name) == 1 and answer.value.parsed.value.symbols - CONSTANTS:
-        return minus(Exact.symbol(answer.name), answer.value.parsed.value)
-    return None
+    if not isinstance(answer, Named):
+        return None
+    value = answer.value.parsed.value
+    if "+" in answer.name:
+        return minus(parse(answer.name).value, value)
+    single = len(answer.name) == 1 and value.symbols - CONSTANTS
+    return minus(Exact.symbol(answer.name), value) if single else None
 
 
 def _same_inequality(gold: Inequality, answer: Inequality) -> bool:
@@ -96,7 +112,7 @@ def _same_up_to_a_factor(gold: Exact | Term | None, answer: Exact | Term | None,
 
 def same_value(gold: Value, answer: Value) -> bool:
     """Exactly equal, or equal by one of the two rounding rules; units must not contradict each other."""
-    if gold.unit and answer.unit and gold.unit != answer.unit:
+    if gold.unit and answer.unit and gold.unit != answer.unit and {gold.unit, answer.unit} not in _SCALE_LEFT_OUT:
         return _same_measure(gold, answer)
     if "clock" in gold.parsed.value.symbols ^ answer.parsed.value.symbols:  # 1:20 beside 1/20 is no time of the day
         left, right = _clock_as_ratio(gold), _clock_as_ratio(answer)
@@ -109,20 +125,20 @@ def same_value(gold: Value, answer: Value) -> bool:
     if isinstance(b, Term) and not a.symbols - CONSTANTS and b.symbols - CONSTANTS:
         return False  # cos^2 x + sin^2 x is the question to the answer 1
     if answer.percent and not gold.percent and (size := a.rational) is not None and abs(size) < 1:
-        return equal_values(_times(a, Exact.number(100)), b)  # 0.5 is 50 %, not 0.5 %
+        return equal_values(_product(a, Exact.number(100)), b)  # 0.5 is 50 %, not 0.5 %
     if _equal(gold.parsed, answer.parsed):
         return True
     if gold.percent != answer.percent and not gold.unit and not answer.unit:
         percent, plain = (a, b) if gold.percent else (b, a)
-        return equal_values(percent, _times(plain, Exact.number(100)))
+        return equal_values(percent, _product(plain, Exact.number(100)))
     if gold.unit in _LETTER_UNITS and not answer.unit:
-        return equal_values(_times(a, Exact.symbol(gold.unit)), b)  # 5 meters and 5 m
+        return equal_values(_product(a, Exact.symbol(gold.unit)), b)  # 5 meters and 5 m
     if answer.unit in _LETTER_UNITS and not gold.unit:
-        return equal_values(a, _times(b, Exact.symbol(answer.unit)))
+        return equal_values(a, _product(b, Exact.symbol(answer.unit)))
     if {gold.unit, answer.unit} == {"degree", ""}:
         degrees, plain = (a, b) if gold.unit else (b, a)
         if "pi" in plain.symbols:  # 30 degrees and pi/6
-            return equal_values(_times(degrees, Exact.symbol("pi")), _times(plain, Exact.number(180)))
+            return equal_values(_product(degrees, Exact.symbol("pi")), _product(plain, Exact.number(180)))
     return False
 
 
@@ -142,11 +158,7 @@ def _same_measure(gold: Value, answer: Value) -> bool:
     factor = conversion(answer.unit, gold.unit)
     if factor is None or answer.parsed.unfinished or gold.percent or answer.percent:
         return False
-    return equal_values(gold.parsed.value, _times(answer.parsed.value, Exact.number(factor)))
-
-
-def _times(value: Exact | Term, factor: Exact) -> Exact | Term:
-    return value * factor if isinstance(value, Exact) else value * Term.of(factor)
+    return equal_values(gold.parsed.value, _product(answer.parsed.value, Exact.number(factor)))
 
 
 def _equal(gold: Parsed, answer: Parsed) -> bool:
@@ -160,6 +172,9 @@ def _equal(gold: Parsed, answer: Parsed) -> bool:
             return False  # 0.000002 shows one digit, not six
         return _near(gold.value, answer.value, answer.decimals, 1.0)
     if gold.decimals is not None and gold.decimals >= 2 and answer.decimals is None:
+        exact = answer.value.rational
+        if exact is not None and 10**_FLOAT_DECIMALS % exact.denominator == 0:
+            return False  # 127/500 is 0.254: a gold of 0.25 is no rounding of it
         return _near(gold.value, answer.value, gold.decimals, 0.5)
     return False
 
@@ -183,6 +198,10 @@ def _same_several(gold: Answer, answer: Answer) -> bool:
     kinds = {gold.kind, answer.kind}
     if kinds == {"ratio"}:
         return _same_ratio(gold, answer)
+    if kinds & {"set"} and kinds & {"()"}:  # one point in braces
+        inner = gold if gold.kind == "set" else answer
+        if len(inner.items) == 1:
+            return same(inner.items[0], answer if inner is gold else gold)
     if is_set_expression(gold) or is_set_expression(answer):
         return same_real_set(gold, answer) or (kinds == {"union"} and _same_members(gold, answer))
     if "matrix" in kinds:
@@ -246,21 +265,24 @@ def _as_vector(answer: Several) -> Several:
 
 def _same_ratio(gold: Several, answer: Answer) -> bool:
     """a : b : c up to a factor; a ratio of two is also its quotient."""
-    wanted = [item.parsed.value.rational for item in gold.items if isinstance(item, Value)]
+    wanted = [item.parsed.value for item in gold.items if isinstance(item, Value)]
     if isinstance(answer, Value) and len(wanted) == 2 and not answer.unit and not answer.percent:
-        if answer.parsed.unfinished:
+        if answer.parsed.unfinished or wanted[1].rational == 0:
             return False
-        a, b = wanted
-        return a is not None and b not in (None, 0) and answer.parsed.value.rational == a / b  # type: ignore[operator]
+        return equal_values(_product(answer.parsed.value, wanted[1]), wanted[0])
     if not (isinstance(answer, Several) and answer.kind == "ratio" and len(answer.items) == len(wanted)):
         return False
     if any(isinstance(item, Value) and item.parsed.unfinished for item in answer.items):
         return False
-    found = [item.parsed.value.rational for item in answer.items if isinstance(item, Value)]
-    pairs = list(zip(wanted, found, strict=True))
-    if any(a is None or b is None or a == 0 or b == 0 for a, b in pairs):
+    found = [item.parsed.value for item in answer.items if isinstance(item, Value)]
+    if any(value.rational == 0 for value in (*wanted, *found)):
         return all(same(g, a) for g, a in zip(gold.items, answer.items, strict=True))
-    return len({a / b for a, b in pairs if a is not None and b is not None}) == 1
+    first = zip(wanted[1:], found[1:], strict=True)
+    return all(equal_values(_product(wanted[0], f), _product(found[0], w)) for w, f in first)
+
+
+def _product(a: Exact | Term, b: Exact | Term) -> Exact | Term:
+    return a * b if isinstance(a, Exact) and isinstance(b, Exact) else Term.of(a) * Term.of(b)
 
 
 def _same_item(gold: Answer, answer: Answer) -> bool:
@@ -291,6 +313,19 @@ def _readings(text: str) -> tuple[Answer, Answer]:
     return first, first if joined == text or _ZEROS.search(text) else read(text)
 
 
+def _same_products(gold: str, answer: str) -> bool:
+    r"""Whether both are equal when letters that look like a word or a unit are a product: \frac12at^2 and \frac{at^2}{2}."""
+    if not all(_OPERATOR.search(side) and MARK not in side for side in (gold, answer)):
+        return False
+    if not (_LETTERS.search(gold) or _LETTERS.search(answer)):
+        return False
+    first, second = (read(_LETTERS.sub(lambda m: " ".join(m.group()), side)) for side in (gold, answer))
+    return not isinstance(first, Opaque) and not isinstance(second, Opaque) and same(first, second)
+
+
+#: Two or three letters that are no command, and what shows that they stand in an expression.
+_LETTERS = re.compile(r"(?<![a-zA-Z\\])(?!sin|cos|tan|log|exp|ln)[a-zA-Z]{2,3}(?![a-zA-Z])")
+_OPERATOR = re.compile(r"[-+^=/0-9]|\\frac")
 _INTEGER = re.compile(r"-?\d{1,18}")
 _FRACTION = re.compile(r"(-?)\\[dt]?frac\{(\d{1,9})\}\{([1-9]\d{0,8})\}|(-?)(\d{1,9})/([1-9]\d{0,8})")
 
@@ -332,6 +367,8 @@ def judge(gold: str, answer: str) -> Verdict:
     string, *golds = wanted
     try:
         if canonical(text) == string or any(same(g, a) for g, a in zip(golds, readings, strict=True)):
+            return RIGHT
+        if _same_products(tidy(gold), text):
             return RIGHT
     except TooBig:
         return Verdict(0.0, "too_big")

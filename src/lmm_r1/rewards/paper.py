@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 from lmm_r1.rewards.answers import Opaque, read
 from lmm_r1.rewards.exact import TooBig
-from lmm_r1.rewards.latex import tidy
 from lmm_r1.rewards.math import judge
+from lmm_r1.rewards.spelling import tidy
 from lmm_r1.types import Problem, Verdict
 
 _BOX = re.compile(r"\\boxed\s{0,4}\{")

@@ -160,14 +160,23 @@ def same_function(a: Exact | Term, b: Exact | Term) -> bool | None:
 
 
 def _agree(left: Term, right: Term, natural: bool) -> bool | None:
-    names = sorted((left.symbols | right.symbols) - CONSTANTS)
+    symbols = left.symbols | right.symbols
+    names = sorted(symbols - CONSTANTS)
     real, other = 0, []
-    for values in _points(names):
+    for values, optional in _points(names, _reach(left, right)):
         try:
             equal, both_real = _equal_at(left, right, values, natural)
         except NotExact:
             continue
+        except TooBig:
+            if optional:
+                continue
+            raise
         if not both_real:
+            if not equal and "i" in symbols and all(value.denominator == 1 for value in values.values()):
+                return (
+                    False  # i^n and (-i)^n are meant as complex numbers; no branch of a root or a logarithm is in play
+                )
             other.append(equal)
         elif not equal:
             return False
@@ -178,17 +187,35 @@ def _agree(left: Term, right: Term, natural: bool) -> bool | None:
     return all(other) if other else None
 
 
-def _points(names: list[str]) -> Iterator[dict[str, Fraction]]:
-    """Fixed pseudo-random points: small and large, of both signs. One when there is nothing to vary."""
+def _reach(*terms: Term) -> float:
+    """The largest number that is written in the terms, from 12 to 10^6: beyond it |x - 100| is x - 100."""
+    sizes = [
+        abs(float(t.leaf))
+        for term in terms
+        for t in term._nodes()
+        if isinstance(t.leaf, Fraction) and abs(t.leaf) < 10**6
+    ]
+    return max([12.0, *sizes])
+
+
+def _points(names: list[str], reach: float) -> Iterator[tuple[dict[str, Fraction], bool]]:
+    """(fixed pseudo-random point, whether it may be left out when values grow too large there).
+
+    Small and large, of both signs, beyond all written numbers, and whole numbers of every remainder by 4: (-1)^n is
+    real at those alone. One point when there is nothing to vary.
+    """
     if not names:
-        yield {}
+        yield {}, False
         return
     rng = random.Random(20_250_307)
     for at in range(POINTS):
         low, high = ((0.2, 2.5), (-2.5, -0.2), (3.0, 12.0), (-2.5, 2.5))[at % 4]
-        drawn = {name: Fraction(rng.uniform(low, high)) for name in names}
-        # One point of whole numbers: a floor and a ceiling differ by 1 everywhere else.
-        yield {name: Fraction(round(value)) for name, value in drawn.items()} if at == POINTS - 2 else drawn
+        yield {name: Fraction(rng.uniform(low, high)) for name in names}, False
+    for sign in (1, -1):
+        yield {name: Fraction(sign * rng.uniform(1.5 * reach, 3 * reach)) for name in names}, True
+    first = {name: rng.randint(1, 4) for name in names}
+    for at in range(4):
+        yield {name: Fraction(start + at + 4 * (at % 2)) for name, start in first.items()}, True
 
 
 def _equal_at(left: Term, right: Term, values: dict[str, Fraction], natural: bool) -> tuple[bool, bool]:

@@ -17,9 +17,9 @@ import re
 import unicodedata
 
 from lmm_r1.rewards.extract import MAX_ANSWER
-from lmm_r1.rewards.latex import KRAM, MARK, tidy
 from lmm_r1.rewards.math import checked
 from lmm_r1.rewards.numeric import judge_number
+from lmm_r1.rewards.spelling import KRAM, MARK, tidy
 from lmm_r1.types import Problem, Verdict
 
 ANLS_THRESHOLD = 0.5

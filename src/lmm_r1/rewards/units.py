@@ -15,7 +15,7 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from lmm_r1.rewards.latex import KRAM, MARK
+from lmm_r1.rewards.spelling import KRAM, MARK
 
 _ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
@@ -30,16 +30,19 @@ _MARKED_UNIT = re.compile(
 _MARKED_QUOTIENT = re.compile(
     rf"{MARK}([a-zA-Z]{{1,20}}){KRAM}\s?/\s?{MARK}([a-zA-Z]{{1,20}}){KRAM}\s?(?:\^\s?\{{?(\d)\}}?)?$"
 )
+_FRACTION_UNIT = re.compile(
+    rf"\\frac\s?\{{\s?{MARK}?\s?([a-zA-Z]{{1,10}})\s?{KRAM}?\s?\}}\s?\{{\s?{MARK}?\s?([a-zA-Z]{{1,10}})\s?{KRAM}?\s?(?:\^\s?\{{?([23])\}}?)?\s?\}}$"
+)
 _BARE_UNIT = re.compile(r"(?<![a-zA-Z\\_])([a-zA-Z][a-zA-Z /]{1,40})()(?:\^\{?([23])\}?)?$")
 #: Units that may follow a number without \text; other bare words need at least four letters.
-_SHORT_NAMES = "mm cm dm km nm in ft yd mi kg mg lb oz ml mL cl cL kL ms min hr hrs hour mph kmh Hz kHz mV kV mA ohm Pa kPa kJ kW kN"
+_SHORT_NAMES = "mm cm dm km nm in ft yd mi kg mg lb oz ml mL cl cL kL ms min hr hrs hour mph kmh day days gal sec secs lbs mins cc Hz kHz mV kV mA ohm Pa kPa kJ kW kN"
 _SHORT = frozenset(_SHORT_NAMES.split())
 _ALIASES = {
     "centimeter": "cm", "centimetre": "cm", "meter": "m", "metre": "m", "kilometer": "km", "kilometre": "km",
     "millimeter": "mm", "millimetre": "mm", "inch": "in", "inche": "in", "foot": "ft", "feet": "ft", "yard": "yd",
     "mi": "mile", "kilogram": "kg", "gram": "g", "milligram": "mg", "pound": "lb", "lbs": "lb", "ounce": "oz", "cents": "cent",
     "hour": "h", "hr": "h", "hrs": "h", "minute": "min", "mins": "min", "second": "s", "sec": "s", "liter": "l", "litre": "l",
-    "milliliter": "ml", "millilitre": "ml", "mph": "mile/h", "kmh": "km/h", "kph": "km/h", "kmph": "km/h",
+    "milliliter": "ml", "millilitre": "ml", "mph": "mile/h", "kmh": "km/h", "kph": "km/h", "kmph": "km/h", "gal": "gallon", "cc": "cm3",
 }  # fmt: skip
 #: Words that change what a number says; "5 or more" is not 5.
 _CHANGING_WORDS = (
@@ -47,6 +50,8 @@ _CHANGING_WORDS = (
     "except nor maybe perhaps approximately mod pi is are was be below above under over zero minus plus times divided choose through "
     "squared cubed factorial root power percent half halves third thirds quarter quarters fourth fourths fifth fifths "
     "sixth sixths seventh eighths eighth ninth ninths tenth tenths hundredth hundredths thousandth thousandths dozen dozens "
+    "tens doubled tripled halved double triple twice thrice negative negated subtracted reversed imaginary score gross untrue never "
+    "impossible excluded removed "
     "hundred hundreds thousand thousands million millions billion billions trillion trillions infinity"
 )
 _NO_UNIT = frozenset(_CHANGING_WORDS.split()) | frozenset(_NUMBER_WORDS)
@@ -79,10 +84,13 @@ def spelled(word: str) -> int | None:
 
 def without_unit(text: str) -> tuple[str, str]:
     """(what stands before a trailing unit, the unit in one spelling); ("text", "") when there is none."""
-    quotient = _MARKED_QUOTIENT.search(text)
-    if quotient and text[: quotient.start()].strip():
-        top, bottom, power = quotient.groups()
-        return text[: quotient.start()].strip(), f"{_one_spelling([top])}/{_one_spelling([bottom])}{power or ''}"
+    for pattern in (_MARKED_QUOTIENT, _FRACTION_UNIT):
+        quotient = pattern.search(text)
+        if quotient and text[: quotient.start()].strip():
+            top, bottom, power = quotient.groups()
+            unit = f"{_one_spelling([top])}/{_one_spelling([bottom])}{power or ''}"
+            if pattern is _MARKED_QUOTIENT or measure(unit) is not None:
+                return text[: quotient.start()].strip(), unit
     match = _MARKED_UNIT.search(text)
     bare = match is None
     match = match or _BARE_UNIT.search(text)

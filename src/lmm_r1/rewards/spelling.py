@@ -1,0 +1,173 @@
+"""One spelling for what people and models write: Unicode, LaTeX spacing, text wrappers, thousands separators.
+
+`tidy` is a fixed sequence of linear patterns; words from \\text{...} keep marks around them, so that no later step
+takes them for a product of letters. `canonical` is the string that is compared when nothing exact can be.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from lmm_r1.rewards.terms import FUNCTIONS
+
+#: Marks around what stood in \text{...}: words, never a product of letters.
+MARK, KRAM = "\x02", "\x03"
+
+_SUPER = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
+_SUB = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_VULGAR = re.compile("[¼-¾⅐-⅞]")
+_SPELLING = str.maketrans(
+    {
+        **dict.fromkeys("−–—‐‑‒", "-"),
+        **dict.fromkeys("$`€£¥", " "),
+        "×": "\\times ",
+        "·": "\\cdot ",
+        "⋅": "\\cdot ",
+        "÷": "/",
+        "∕": "/",
+        "⁄": "/",
+        "π": "\\pi ",
+        "√": "\\sqrt ",
+        "°": "^\\circ ",
+        "∞": "\\infty ",
+        "≤": "\\le ",
+        "≥": "\\ge ",
+        "≠": "\\ne ",
+        "≈": "\\approx ",
+        "∅": "\\emptyset ",
+        "∨": "\\lor ",
+        "±": "\\pm ",
+        "¢": "\\text{ cent}",
+        "∪": "\\cup ",
+        "∈": "\\in ",
+        "∠": "\\angle ",
+        "θ": "\\theta ",
+        "\u00a0": " ",
+        "~": " ",
+        "“": " ",
+        "”": " ",
+        '"': " ",
+    }
+)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\u200b-\u200f\u2060\ufeff]")
+_DROPPED = re.compile(
+    r"\\(?:left|right|displaystyle|limits|(?:big|Big|bigg|Bigg)[lr]?|textstyle|boldsymbol|bf|rm|it)(?![a-zA-Z])|\\[!]|\\\$"
+)
+_SPACE = re.compile(r"\\(?:[ ;:()\[\]]|quad(?![a-zA-Z])|qquad(?![a-zA-Z]))|\\\\")
+_FRAC = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
+_FONT = re.compile(r"\\(?:mathrm|text|mathbf|rm)\s+([a-zA-Z])(?![a-zA-Z])")
+_COLOUR = re.compile(r"\\(?:text)?color\s?\{[a-zA-Z!0-9]{1,20}\}")
+_CHOOSE = re.compile(r"\{\s?([^{}\\]{1,40})\\choose(?![a-zA-Z])\s?([^{}\\]{1,40})\}")
+_BINOM = re.compile(r"\\[dt]binom(?![a-zA-Z])")
+_ROW_SPACE = re.compile(r"\\\\\s?\[\d{1,3}\s?(?:pt|em|ex|mm)\]")
+_EMPHASIS = re.compile(r"(?:(?<=\s)|^)\*\*(?! )([^*]{1,200}?)(?<! )\*\*(?=[\s.,;:!?]|$)")
+_BLANKS = re.compile(r"\s{2,}")
+_SYNONYMS = {
+    "\\lvert": "|",
+    "\\rvert": "|",
+    "\\vert": "|",
+    "\\mid": "|",
+    "\\varnothing": "\\emptyset",
+    "\\bigcup": "\\cup",
+    "\\langle": "(",
+    "\\rangle": ")",
+    "\\leq": "\\le",
+    "\\geq": "\\ge",
+    "\\neq": "\\ne",
+    "\\leqslant": "\\le",
+    "\\geqslant": "\\ge",
+    "\\lt": "<",
+    "\\gt": ">",
+    "\\lbrace": "\\{",
+    "\\rbrace": "\\}",
+}
+_SYNONYM = re.compile(
+    r"\\(?:leqslant|geqslant|leq|geq|neq|lt|gt|lvert|rvert|vert|mid|varnothing|bigcup|langle|rangle|lbrace|rbrace)(?![a-zA-Z])"
+)
+_TEXT = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mathbf|mathit|mathsf|operatorname|mbox|emph|underline)\s?\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}"
+)
+_BOX = re.compile(r"\\boxed\s{0,4}\{")
+_MONEY = re.compile(r"[\s$]*(-?)\s*(\\\$|[€£¥])\s*(\d[\d.,]*?(?:\{,\}\d{3})*)[\s$.,]*")
+_CURRENCIES = {"\\$": "dollar", "€": "euro", "£": "sterling", "¥": "yen"}
+_AND_SO_ON = re.compile(r",\s*(?:\.{3}|\\[lc]?dots)[\s$.]*$")
+_SMALL_O = re.compile(r"(?<=\d)\s?\^\s?(?:\{\s?o\s?\}|o(?![a-zA-Z]))")
+_MODULUS = re.compile(r"\\pmod\s?(?:\{\s?(\d+)\s?\}|(\d+))|\(\s?\\?b?mod\s?(\d+)\s?\)")
+_PER_SQUARED = re.compile(r"\bper (second|sec|hour|minute) squared\b")
+_GROUP = re.compile(r"(?<=\d)(?:\{,\}|\\,|\\ )(?=\d{3}(?!\d))")
+_THIN = re.compile(r"\\,")
+_LETTER_UNITS = frozenset("mghlsLNJWVK")
+_PLAIN_INSIDE = re.compile(
+    r"[-+]?\d[\d,./ ]*%?(?:,? (?:and|or) [-+]?\d[\d.,/]*%?)*|\([A-Z]\)"
+)  # numbers, or an option letter
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+
+
+def tidy(text: str) -> str:
+    """One spelling of an answer; words from \\text{...} come back between MARK and KRAM."""
+    money = _MONEY.fullmatch(text)
+    if money:
+        text = f"{money.group(1)}{money.group(3)}\\text{{ {_CURRENCIES[money.group(2)]}}}"
+    text = text.replace("º", "°").replace("˚", "°")
+    text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m.group()), text)
+    text = re.sub("[⁰¹²³⁴-⁹⁻⁺]+", lambda m: "^{" + m.group().translate(_SUPER) + "}", text)
+    text = re.sub("[₀-₉]+", lambda m: "_{" + m.group().translate(_SUB) + "}", text)
+    text = _BLANKS.sub(" ", _CONTROL.sub(" ", unicodedata.normalize("NFKC", text)))
+    text = _AND_SO_ON.sub(r", \\ldots", _PER_SQUARED.sub(r"per \1^2", text))
+    text = _EMPHASIS.sub(r"\1", text.strip()).replace("**", "^")
+    if "\\begin" in text:
+        text = _ROW_SPACE.sub(r"\\\\", text).replace("\\\\", "\\cr ")  # rows; elsewhere a line break is a space
+    text = _DROPPED.sub("", text.replace("\\%", "%").translate(_SPELLING))
+    text = _THIN.sub(" ", _GROUP.sub("", text))
+    text = _FONT.sub(r"\\mathrm{\1}", text)
+    text = _CHOOSE.sub(r"\\binom{\1}{\2}", _BINOM.sub(r"\\binom", _COLOUR.sub("", text)))
+    text = _FRAC.sub(r"\\frac", _SYNONYM.sub(lambda m: _SYNONYMS[m.group()], text))
+    text = _TEXT.sub(_unwrap, _unboxed(_TEXT.sub(_unwrap, text)))
+    text = _SPACE.sub(" ", text).replace("^{\\circ}", "^\\circ").replace("\\degree", "^\\circ ")
+    text = _MODULUS.sub(lambda m: f"\\pmod {m.group(1) or m.group(2) or m.group(3)}", _SMALL_O.sub(r"^\\circ ", text))
+    return _BLANKS.sub(" ", text).rstrip("\\ ").strip().rstrip(".,;:").strip()
+
+
+def _unboxed(text: str) -> str:
+    """What stands in boxes, without them; a box that never closes stays."""
+    for _ in range(4):
+        opened = _BOX.search(text)
+        if opened is None:
+            break
+        depth, at = 1, opened.end()
+        while at < len(text) and depth:
+            depth += (text[at] == "{") - (text[at] == "}")
+            at += 1
+        if depth:
+            break
+        text = text[: opened.start()] + text[opened.end() : at - 1] + text[at:]
+    return text
+
+
+def _unwrap(match: re.Match[str]) -> str:
+    inside = match.group(1).strip()
+    if inside in FUNCTIONS:
+        return f"\\{inside} "
+    before = match.string[: match.start()].rstrip()[-1:]
+    if inside in _LETTER_UNITS and (before.isdigit() or before == "}"):
+        return f" {MARK}{inside}{KRAM} "
+    if len(inside) <= 1 or _PLAIN_INSIDE.fullmatch(inside):
+        return "" if inside in (".", ",", ";", ":") else inside
+    return f" {MARK}{inside}{KRAM} "
+
+
+def join_thousands(text: str) -> str:
+    """12,345 -> 12345, where the grouping is right; 12,34 stays two numbers."""
+    return _THOUSANDS.sub(lambda m: m.group().replace(",", ""), text)
+
+
+def canonical(text: str) -> str:
+    """The string that is compared when nothing exact can be: no spaces, no marks, plain words in lower case."""
+    apart = _DIGITS_APART.sub("&", text.replace(MARK, "").replace(KRAM, ""))  # 1 2 is not 12
+    bare = _SINGLE.sub(r"\1\2", "".join(apart.split()))
+    return bare.casefold() if bare.isalpha() and len(bare) > 1 else bare
+
+
+_DIGITS_APART = re.compile(r"(?<=\d)\s+(?=\d)")
+_SINGLE = re.compile(r"([_^])\{(\w)\}")
