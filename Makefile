@@ -22,11 +22,12 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check
 export LMM_R1_THREADS = $(THREADS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format
+.PHONY: help quickstart test test-learning lint format
 
 help:
 	@echo "make quickstart   a multimodal model learns to reason: base -> FRE-Text -> MGT-Geo (results in $(OUT))"
 	@echo "make test         the fast tests"
+	@echo "make test-learning  whole runs that must learn (minutes)"
 	@echo "make lint         ruff and mypy"
 	@echo "make format       let ruff rewrite the layout"
 
@@ -35,6 +36,9 @@ quickstart: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -q $(ARGS)
+
+test-learning: $(VENV)/.installed-test
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -q tests/learning $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

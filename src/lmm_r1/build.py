@@ -292,7 +292,7 @@ def stage_run(
 ) -> StageRun:
     """Assemble everything that the loop needs."""
     recipe, system = shop.recipe, system_prompt(shop.recipe, stage.prompt)
-    algorithm = make_algorithm(stage.algorithm, stage.update.minibatches)
+    algorithm = make_algorithm(stage.algorithm, stage.update.minibatches, stage.rollout.max_new_tokens)
     trainer = LocalTrainer(
         model,
         shop.model(start) if "ref" in algorithm.needs else None,

@@ -77,7 +77,9 @@ class RolloutConfig(Knobs):
     max_prompt_tokens: Positive = Field(512, description="longer prompts are dropped and counted, never truncated")
     temperature: float = Field(1.0, gt=0, description="of sampling, and of every log-prob")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling; 1 = off, as published")
-    max_rounds: Positive = Field(1, description="sampling rounds to fill a step when groups are discarded")
+    max_rounds: Positive | None = Field(
+        None, description="sampling rounds to fill a step when groups are discarded; None = 1, with dapo 10"
+    )
 
 
 class Reward(Knobs):
@@ -97,12 +99,27 @@ class Reward(Knobs):
 class AlgorithmConfig(Knobs):
     """Chosen by name; None = the value of the named algorithm as published."""
 
-    name: Literal["grpo", "reinforce_pp_baseline"] = Field("grpo", description="key of algorithms.named.ALGORITHMS")
+    name: Literal[
+        "grpo", "dr_grpo", "rloo", "remax", "reinforce_pp", "reinforce_pp_baseline", "dapo", "gspo", "cispo"
+    ] = Field("grpo", description="key of algorithms.named.ALGORITHMS")  # fmt: skip
     clip_low: float | None = Field(None, gt=0, lt=1, description="lower clip range of the ratio")
     clip_high: float | None = Field(None, gt=0, description="upper clip range of the ratio")
+    dual_clip: float | None = Field(None, gt=1, description="bound on the loss of a token with a negative advantage")
     kl_coef: float | None = Field(None, ge=0, description="KL to the stage's start model; 0 = no reference model")
+    kl_place: Literal["loss", "reward"] | None = Field(None, description="where the KL term stands")
     kl_estimator: Literal["k1", "k2", "k3"] | None = Field(None, description="estimator of the KL term")
-    reduction: Literal["token", "sequence"] | None = Field(None, description="how per-token losses are averaged")
+    entropy_coef: float | None = Field(None, ge=0, description="weight of an entropy bonus")
+    reduction: Literal["token", "sequence", "constant", "sum"] | None = Field(
+        None, description="how per-token losses are averaged; constant = over rollout.max_new_tokens"
+    )
+    overlong_buffer: Fraction | None = Field(
+        None, description="share of rollout.max_new_tokens over which a long reply's reward falls by 1 (DAPO)"
+    )
+    importance: Literal["none", "truncate", "mask"] = Field(
+        "none", description="correction for a sampler that is not quite the trainer; truncate = TIS"
+    )
+    importance_level: Literal["token", "sequence"] = Field("token", description="of that correction's ratio")
+    importance_cap: float = Field(2.0, gt=1, description="its largest ratio; mask: and the inverse of its smallest")
 
 
 class Update(Knobs):

@@ -121,15 +121,32 @@ class ModelAdapter(Protocol):
         """Rotary positions int64[3, T] (time, height, width) of a whole stream."""
 
 
-#: policy_loss(logprobs, old_logprobs, advantages) -> (per-token loss [N], {name: per-token value [N]})
-PolicyLoss = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor"], "tuple[torch.Tensor, dict[str, torch.Tensor]]"]
+@dataclass(frozen=True, slots=True, eq=False)
+class PolicyTokens:
+    """The trainable tokens of one batch, all [N]: what a policy loss sees.
+
+    logprobs carry the gradient; old_logprobs (the policy before the update), sampled_logprobs (the engine's) and
+    advantages do not. sequences int64: which rollout a token belongs to, 0 to `count` - 1; no rollout is split.
+    """
+
+    logprobs: torch.Tensor
+    old_logprobs: torch.Tensor
+    sampled_logprobs: torch.Tensor
+    advantages: torch.Tensor
+    sequences: torch.Tensor
+    count: int
+
+
+#: policy_loss(tokens) -> (per-token loss [N], {name: per-token value [N]})
+PolicyLoss = Callable[[PolicyTokens], "tuple[torch.Tensor, dict[str, torch.Tensor]]"]
 
 
 @dataclass(frozen=True)
 class Algorithm:
     """A named composition of pure functions (algorithms/named.py). Must not know models or files.
 
-    loss of one optimiser step = sum over its trainable tokens of weight * (policy_loss + kl_coef * kl).
+    loss of one optimiser step = sum over its trainable tokens of
+    weight * (policy_loss + kl_coef * kl - entropy_coef * entropy).
     The weights are fixed over the whole optimiser step before anything is split, so micro-batches,
     packing and ranks cannot change the gradient.
     """
@@ -140,7 +157,8 @@ class Algorithm:
     token_weights: Callable[[Sequence[Sample]], list[Float32]]
     kl_coef: float = 0.0  # of the KL term in the loss; 0 when KL is in the reward or absent
     kl_estimator: str = "k3"
-    needs: frozenset[str] = frozenset({"old"})  # of {"old", "ref", "values"}
+    entropy_coef: float = 0.0
+    needs: frozenset[str] = frozenset({"old"})  # of {"old", "ref", "values", "greedy"}
     keep: Callable[[Group], bool] | None = None  # dynamic sampling: which groups are worth learning from
     parameters: Mapping[str, object] = field(default_factory=dict)
 

@@ -132,6 +132,7 @@ def train_stage(run: StageRun) -> str:
                 max_context=recipe.engine.max_context,
                 seed=(recipe.seed, run.name, step),
                 keep=run.algorithm.keep,
+                greedy="greedy" in run.algorithm.needs,
                 shuffle=stage.reward.shuffle,
             )
         groups = collected.groups

@@ -159,11 +159,13 @@ class Group:
     """Siblings of one problem and their scores; what an algorithm sees.
 
     episodes[g] is a chain of one or more Rollouts (segments) of sibling g; scores[g] is its score.
+    greedy: the reward of the likeliest reply, for algorithms that compare with it; else None.
     """
 
     problem: Problem
     episodes: tuple[tuple[Rollout, ...], ...]
     scores: tuple[Score, ...]
+    greedy: float | None = None
 
     @property
     def rollouts(self) -> tuple[Rollout, ...]:

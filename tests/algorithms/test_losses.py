@@ -72,3 +72,84 @@ def test_value_loss_by_hand() -> None:
     values, old, returns = exact([0.5, -1.0, 0.1]), exact([0, 0, 0]), exact([1, 1, 1])
     close(losses.value(values, old, returns, 0.2), exact([0.32, 2.0, 0.405]))
     close(losses.value(values, old, returns, None), exact([0.125, 2.0, 0.405]))
+
+
+def test_dual_clip_by_hand() -> None:
+    """Catches a bound on the wrong side: only A < 0 and a ratio above it is held, at dual_clip * |A|."""
+    logprobs = exact([math.log(5.0), math.log(5.0), math.log(2.0)])
+    loss, clipped = losses.clipped_policy(logprobs, torch.zeros(3), exact([-1.0, 1.0, -1.0]), 0.2, 0.2, dual_clip=3.0)
+    close(loss, exact([3.0, -1.2, 2.0]))
+    close(clipped, exact([1.0, 1.0, 0.0]))
+
+
+SEQUENCES = torch.tensor([0, 0, 1])
+
+
+def test_sequence_ratio_by_hand() -> None:
+    """Catches a product in place of the geometric mean, replies that mix, and a clip of tokens.
+
+    Reply 0: log-ratios log 4 and 0, so its ratio is 2; reply 1: 0.5. A = 1 and -1, range 0.8 to 1.3.
+    """
+    logprobs = exact([math.log(4), 0.0, math.log(0.5)]).requires_grad_()
+    advantages = exact([1.0, 1.0, -1.0])
+    loss, clipped = losses.sequence_clipped(logprobs, torch.zeros(3), advantages, SEQUENCES, 2, 0.2, 0.3)
+    close(loss.detach(), exact([-1.3, -1.3, 0.8]))
+    close(clipped, exact([1.0, 1.0, 1.0]))
+    free, _ = losses.sequence_clipped(logprobs, torch.zeros(3), advantages, SEQUENCES, 2, 0.9, 9.0)
+    (gradient,) = torch.autograd.grad(free.sum(), logprobs)
+    close(gradient, exact([-2.0, -2.0, 0.5]))  # -s A / 2 on each of two tokens, twice
+
+
+def test_clipped_weight_by_hand() -> None:
+    """Catches a gradient through the ratio, a lost sign, and a lower bound that nobody asked for."""
+    logprobs = exact([math.log(8), math.log(0.1), 0.0]).requires_grad_()
+    loss, clipped = losses.clipped_weight(logprobs, torch.zeros(3), exact([1.0, 2.0, -1.0]), None, 4.0)
+    close(loss.detach(), exact([-5 * math.log(8), -0.2 * math.log(0.1), 0.0]))
+    close(clipped, exact([1.0, 0.0, 0.0]))
+    (gradient,) = torch.autograd.grad(loss.sum(), logprobs)
+    close(gradient, exact([-5.0, -0.2, 1.0]))
+    bounded, _ = losses.clipped_weight(logprobs.detach(), torch.zeros(3), exact([1.0, 2.0, -1.0]), 0.5, 4.0)
+    close(bounded[1], exact([-0.5 * 2 * math.log(0.1)])[0])
+
+
+def test_mismatch_weights_by_hand() -> None:
+    """Catches the ratio upside down, a sequence ratio that is a mean, and a mask that only looks above."""
+    trainer, sampler = exact([math.log(3), 0.0, math.log(0.25)]), torch.zeros(3, dtype=torch.float64)
+    args = (trainer, sampler, SEQUENCES, 2)
+    close(losses.mismatch_weights(*args, mode="truncate", level="token", cap=2.0), exact([2.0, 1.0, 0.25]))
+    close(losses.mismatch_weights(*args, mode="mask", level="token", cap=2.0), exact([0.0, 1.0, 0.0]))
+    close(losses.mismatch_weights(*args, mode="truncate", level="sequence", cap=5.0), exact([3.0, 3.0, 0.25]))
+    for wrong in ({"mode": "cut", "level": "token"}, {"mode": "mask", "level": "word"}):
+        with pytest.raises(ValueError, match="there are"):
+            losses.mismatch_weights(*args, cap=2.0, **wrong)
+
+
+#: name -> loss of log-probs float64[3] against old = 0, with ratios at, beside and across the clip edges.
+DIFFERENTIABLE = {
+    "clipped": lambda x, a: losses.clipped_policy(x, torch.zeros_like(x), a, 0.2, 0.28)[0],
+    "dual": lambda x, a: losses.clipped_policy(x, torch.zeros_like(x), a, 0.2, 0.28, 3.0)[0],
+    "sequence": lambda x, a: losses.sequence_clipped(x, torch.zeros_like(x), a, torch.tensor([0, 1, 2]), 3, 0.2, 0.28)[
+        0
+    ],
+    "k1": lambda x, a: losses.kl(x, a, "k1"),
+    "k2": lambda x, a: losses.kl(x, a, "k2"),
+    "k3": lambda x, a: losses.kl(x, a, "k3"),
+    "value": lambda x, a: losses.value(x, torch.zeros_like(x), a, 0.2),
+}
+
+
+@pytest.mark.parametrize("name", list(DIFFERENTIABLE))
+@pytest.mark.parametrize("side", [-1e-3, 1e-3])
+def test_gradients_beside_the_clip_edges(name: str, side: float) -> None:
+    """Catches a wrong derivative on either side of every edge (at an edge itself there is none)."""
+    for edge in (0.8, 1.28, 3.0):
+        point = (exact([math.log(edge)] * 3) + side).requires_grad_()
+        assert torch.autograd.gradcheck(DIFFERENTIABLE[name], (point, exact([1.0, -1.0, 0.5])), eps=1e-7, atol=1e-6)
+
+
+def test_cispo_is_no_gradient_of_its_value() -> None:
+    """Catches a clipped weight that is differentiated: its gradient is the weight, not that of the product."""
+    point = exact([math.log(1.5)]).requires_grad_()
+    loss, _ = losses.clipped_weight(point, torch.zeros(1), exact([1.0]), None, 4.0)
+    (gradient,) = torch.autograd.grad(loss.sum(), point)
+    close(gradient, exact([-1.5]))

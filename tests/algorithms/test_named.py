@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from lmm_r1.algorithms.named import ALGORITHMS, make_algorithm
 from lmm_r1.algorithms.token_weights import sequence_mean, token_mean
 from lmm_r1.config import AlgorithmConfig
+from lmm_r1.errors import RecipeError
 from lmm_r1.types import Anchors, Credit, Group, Problem, Rollout, Sample, Score
 
 
@@ -40,19 +42,131 @@ def samples_of(groups: list[Group]) -> list[Sample]:
     return [Sample(r, a, Credit(a.old_logprobs)) for r, a in zip(rollouts, anchors_of(groups), strict=True)]
 
 
-def test_grpo_is_as_published() -> None:
-    """Catches a changed default: clip 0.2, 0.04 * k3 in the loss, sequence mean, reference needed."""
-    algorithm = make_algorithm(AlgorithmConfig(name="grpo"))
-    assert algorithm.parameters == {
-        "clip_low": 0.2,
-        "clip_high": 0.2,
-        "kl_coef": 0.04,
-        "kl_estimator": "k3",
-        "reduction": "sequence",
-    }
-    assert algorithm.needs == {"old", "ref"} and algorithm.kl_coef == 0.04
+#: name -> (baseline, dealt, ratio, clip range, KL coefficient, estimator and place, reduction), as the papers have them.
+PUBLISHED = {
+    "grpo": ("group_z", "episodes", "token", (0.2, 0.2), 0.04, "k3", "loss", "sequence"),
+    "dr_grpo": ("group_mean", "episodes", "token", (0.2, 0.2), 0.0, "k3", "loss", "constant"),
+    "rloo": ("leave_one_out", "episodes", "none", (0.2, 0.2), 0.03, "k1", "reward", "sum"),
+    "remax": ("greedy", "episodes", "none", (0.2, 0.2), 0.0, "k3", "loss", "sum"),
+    "reinforce_pp": ("none", "tokens", "token", (0.2, 0.2), 1e-3, "k1", "reward", "token"),
+    "reinforce_pp_baseline": ("group_mean", "tokens", "token", (0.2, 0.2), 1e-3, "k1", "reward", "token"),
+    "dapo": ("group_z", "episodes", "token", (0.2, 0.28), 0.0, "k3", "loss", "token"),
+    "gspo": ("group_z", "episodes", "sequence", (3e-4, 4e-4), 0.0, "k3", "loss", "sequence"),
+    "cispo": ("group_z", "episodes", "weight", (None, 4.0), 0.0, "k3", "loss", "token"),
+}
+
+
+@pytest.mark.parametrize("name", list(ALGORITHMS))
+def test_a_name_alone_is_the_algorithm_as_published(name: str) -> None:
+    """Catches a changed default, and an algorithm without a row here."""
+    p = make_algorithm(AlgorithmConfig(name=name)).parameters
+    found = (
+        p["baseline"], p["dealt"], p["ratio"], (p["clip_low"], p["clip_high"]), p["kl_coef"], p["kl_estimator"], p["kl_place"], p["reduction"],
+    )  # fmt: skip
+    assert found == PUBLISHED[name]
+    assert set(PUBLISHED) == set(ALGORITHMS)
+    assert (p["keep_all"], p["overlong_buffer"]) == ((False, 0.2) if name == "dapo" else (True, 0.0))
+    assert (p["dual_clip"], p["entropy_coef"], p["importance"]) == (None, 0.0, "none")
+
+
+def test_what_an_algorithm_needs() -> None:
+    """Catches a reference model or a forward pass that nobody asked for."""
+    assert (
+        make_algorithm(AlgorithmConfig()).needs == {"old", "ref"} and make_algorithm(AlgorithmConfig()).kl_coef == 0.04
+    )
     assert make_algorithm(AlgorithmConfig(kl_coef=0.0)).needs == {"old"}
     assert make_algorithm(AlgorithmConfig(kl_coef=0.0), minibatches=1).needs == frozenset()
+    assert make_algorithm(AlgorithmConfig(name="dapo")).needs == {"old"}
+    assert make_algorithm(AlgorithmConfig(name="remax")).needs == {"greedy"}
+    assert make_algorithm(AlgorithmConfig(name="rloo"), minibatches=2).needs == {"old", "ref"}
+    assert make_algorithm(AlgorithmConfig(name="rloo"), minibatches=1).needs == {"ref"}
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("grpo", {"kl_estimator": "k1"}),
+        ("gspo", {"dual_clip": 3.0}),
+        ("reinforce_pp", {"overlong_buffer": 0.2}),
+    ],
+)
+def test_values_that_mean_nothing_together_are_refused(name: str, values: dict[str, object]) -> None:
+    """Catches a recipe that runs and does not do what it says."""
+    with pytest.raises(RecipeError):
+        make_algorithm(AlgorithmConfig.model_validate({"name": name, **values}))
+
+
+def test_leave_one_out_with_kl_by_hand() -> None:
+    """Catches KL taken off per token, after the baseline, or of the wrong sign.
+
+    Rewards 1, 0, 0; KL of 0.1 * (0 - -1) a token off replies of 1, 2 and 3 tokens: 0.9, -0.2, -0.3.
+    """
+    groups = [group("a", [1, 2, 3], [1.0, 0.0, 0.0])]
+    algorithm = make_algorithm(AlgorithmConfig(name="rloo", kl_coef=0.1))
+    credits = algorithm.credit(groups, anchors_of(groups, old=0.0, ref=-1.0))
+    wanted = [0.9 + 0.25, -0.2 - 0.3, -0.3 - 0.35]
+    for credit, value in zip(credits, wanted, strict=True):
+        np.testing.assert_allclose(credit.advantages[2:], value, rtol=1e-6)
+        assert (credit.advantages[:2] == 0).all()
+
+
+def test_greedy_baseline_by_hand() -> None:
+    """Catches a group mean in place of the greedy reply's reward, and its absence that goes unnoticed."""
+    (made,) = [replace(group("a", [1, 2], [1.5, 0.0]), greedy=0.5)]
+    algorithm = make_algorithm(AlgorithmConfig(name="remax"))
+    credits = algorithm.credit([made], anchors_of([made]))
+    np.testing.assert_allclose(credits[0].advantages, [0, 0, 1.0])
+    np.testing.assert_allclose(credits[1].advantages, [0, 0, -0.5, -0.5])
+    with pytest.raises(ValueError, match="greedy"):
+        algorithm.credit([replace(made, greedy=None)], anchors_of([made]))
+
+
+def test_reinforce_pp_by_hand() -> None:
+    """Catches a baseline where there is none: rewards 1 and 0 whitened over three tokens are (2, 2, -4) / sqrt(8)... of
+    mean 2/3 and population deviation sqrt(2)/3."""
+    groups = [group("a", [2, 1], [1.0, 0.0])]
+    credits = make_algorithm(AlgorithmConfig(name="reinforce_pp", kl_coef=0.0)).credit(groups, anchors_of(groups))
+    found = np.concatenate([c.advantages[2:] for c in credits])
+    np.testing.assert_allclose(found, np.array([1 / 3, 1 / 3, -2 / 3]) / (math.sqrt(2) / 3), rtol=1e-6)
+
+
+def test_dapo_by_hand() -> None:
+    """Catches an overlong punishment without its ramp, and a filter that keeps what teaches nothing.
+
+    Longest reply 10, buffer 2 tokens: lengths 8, 9, 10 lose 0, 0.5 and 1.
+    """
+    groups = [group("a", [8, 9, 10], [1.0, 1.0, 1.0])]
+    algorithm = make_algorithm(AlgorithmConfig(name="dapo"), longest=10)
+    credits = algorithm.credit(groups, anchors_of(groups))
+    rewards = np.array([1.0, 0.5, 0.0])
+    wanted = (rewards - 0.5) / (rewards.std(ddof=1) + 1e-9)
+    np.testing.assert_allclose([c.advantages[-1] for c in credits], wanted, atol=1e-6)
+    assert algorithm.keep is not None
+    parts = [Score(1.5, {"accuracy": 1.0}, {}), Score(1.0, {"accuracy": 1.0}, {})]
+    assert not algorithm.keep(replace(group("a", [1, 1], [0, 0]), scores=tuple(parts)))  # all right, formats differ
+    assert algorithm.keep(group("a", [1, 1], [0.0, 1.0])) and not algorithm.keep(group("a", [1, 1], [1.0, 1.0]))
+
+
+def test_constant_weights_by_hand() -> None:
+    """Catches a constant that depends on the lengths: Dr. GRPO divides by the longest reply allowed."""
+    samples = samples_of([group("a", [1, 3], [0, 0])])
+    dr_grpo = make_algorithm(AlgorithmConfig(name="dr_grpo"), longest=10)
+    for weights, length in zip(dr_grpo.token_weights(samples), (1, 3), strict=True):
+        np.testing.assert_allclose(weights[2:], [1 / 20] * length)
+        assert (weights[:2] == 0).all()
+    summed = make_algorithm(AlgorithmConfig(name="rloo"), longest=10).token_weights(samples)
+    np.testing.assert_allclose([w.sum() for w in summed], [0.5, 1.5])
+
+
+@pytest.mark.parametrize("name", list(ALGORITHMS))
+def test_a_group_of_equal_rewards_has_no_credit(name: str) -> None:
+    """Catches rounding that is blown up by a small deviation: the gradient must be exactly zero."""
+    groups = [
+        replace(group("a", [1, 2, 3], [0.1, 0.1, 0.1]), greedy=0.1),
+        replace(group("b", [2, 2, 2], [0.1] * 3), greedy=0.1),
+    ]
+    credits = make_algorithm(AlgorithmConfig(name=name, kl_coef=0.0)).credit(groups, anchors_of(groups))
+    assert all((c.advantages == 0.0).all() for c in credits)
 
 
 def test_grpo_credit_by_hand() -> None:
@@ -95,7 +209,8 @@ def test_credit_reaches_every_segment() -> None:
     """Catches credit that stops at the first segment of a game; reward-to-go runs through the chain."""
     problem = Problem(id="a", messages=(), answer="")
     chain = (rollout(problem, 0, 2), rollout(problem, 0, 1, segment=1))
-    groups = [Group(problem, (chain, (rollout(problem, 1, 1),)), (Score(1.0, {}, {}), Score(0.0, {}, {})))]
+    scores = (Score(1.0, {}, {}), Score(0.0, {}, {}))
+    groups = [Group(problem, (chain, (rollout(problem, 1, 1),)), scores, greedy=0.5)]
     for name in ALGORITHMS:
         credits = make_algorithm(AlgorithmConfig(name=name, kl_coef=0.0)).credit(groups, anchors_of(groups))
         own = {round(float(v), 5) for c, r in zip(credits[:2], chain, strict=True) for v in c.advantages[r.trainable]}
@@ -105,8 +220,8 @@ def test_credit_reaches_every_segment() -> None:
 @pytest.mark.parametrize("name", list(ALGORITHMS))
 def test_anchors_must_fit_the_groups(name: str) -> None:
     """Catches anchors of another step paired with these groups."""
-    groups = [group("a", [1, 1], [1.0, 0.0])]
-    with pytest.raises(ValueError, match=r"anchors|zip"):
+    groups = [replace(group("a", [1, 1], [1.0, 0.0]), greedy=0.5)]
+    with pytest.raises(ValueError, match="anchors"):
         make_algorithm(AlgorithmConfig(name=name, kl_coef=0.0)).credit(groups, anchors_of(groups) * 2)
 
 

@@ -72,6 +72,18 @@ def test_dynamic_sampling_refills_and_counts_what_it_discards() -> None:
     assert none.groups == () and none.counts["collect/rounds"] == 3.0
 
 
+def test_the_greedy_reply_is_scored_and_not_learned_from() -> None:
+    """Catches a greedy reply among the siblings, one of another problem, and one that is sampled like the others."""
+    engine = ScriptedEngine(lambda r: "1" if r.top_p < 0.5 and r.token_ids[0] % 2 else "0")
+    config = RolloutConfig(prompts=2, siblings=3)
+    got = collect(
+        stream(["a", "b"]), engine, CharAdapter(), ENVIRONMENTS, score, config, max_context=100, seed=(0,), greedy=True
+    )
+    assert [len(g.scores) for g in got.groups] == [3, 3]
+    assert {g.problem.id: g.greedy for g in got.groups} == {"p0": 1.5, "p1": 0.5}
+    assert all(s.reward == 0.5 for g in got.groups for s in g.scores)
+
+
 def test_shuffling_deals_the_same_scores_to_other_replies() -> None:
     """Catches a control arm that keeps some signal, or that changes the rewards' distribution."""
     plain = run([chr(97 + i) for i in range(8)], RolloutConfig(prompts=8, siblings=8))

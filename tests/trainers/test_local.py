@@ -9,7 +9,7 @@ import pytest
 import torch
 from plain_model import PlainAdapter, flat_gradient, make_rollout, plain_logprobs, random_model
 
-from lmm_r1.algorithms.named import make_algorithm
+from lmm_r1.algorithms.named import ALGORITHMS, make_algorithm
 from lmm_r1.config import AlgorithmConfig, Update
 from lmm_r1.errors import CheckpointError, NumericError
 from lmm_r1.seams import Algorithm
@@ -70,15 +70,64 @@ def test_loss_and_gradient_are_the_documented_sum(rollouts: list[Rollout], monke
     assert 0 < metrics["clip_share"] < 1 and metrics["ratio_max"] > 1.3
 
 
-@pytest.mark.parametrize("name", ["grpo", "reinforce_pp_baseline"])
-def test_micro_batches_do_not_change_the_step(rollouts: list[Rollout], name: str) -> None:
-    """Catches a mean taken per micro-batch: the classic bug of gradient accumulation."""
-    norms = []
-    for micro_tokens in (40, 8192):
+#: Every algorithm, and every option that looks at more than one token.
+VARIANTS = [{"name": name} for name in ALGORITHMS] + [
+    {"name": "grpo", "entropy_coef": 0.01, "dual_clip": 3.0},
+    {"name": "dapo", "importance": "truncate"},
+    {"name": "gspo", "importance": "mask", "importance_level": "sequence", "importance_cap": 1.05},
+    {"name": "grpo", "reduction": "constant", "kl_estimator": "k2"},
+]
+
+
+def shifted(sample: Sample, old: float, sampled: float) -> Sample:
+    """A sample whose old policy lies `old` nats a token below the present one, and whose sampler `sampled` above that."""
+    before = sample.anchors.old_logprobs - np.float32(old) * sample.rollout.trainable
+    rollout = replace(sample.rollout, logprobs=before + np.float32(sampled) * sample.rollout.trainable)
+    return Sample(rollout, replace(sample.anchors, old_logprobs=before), sample.credit)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(map(str, v.values())))
+def test_neither_micro_batches_nor_the_order_of_rows_change_the_gradient(
+    rollouts: list[Rollout], variant: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a mean taken per micro-batch, the classic bug of gradient accumulation, and replies that mix."""
+    algorithm = make_algorithm(AlgorithmConfig.model_validate(variant), longest=12)
+    found = []
+    for micro_tokens, turned in ((40, False), (8192, False), (8192, True)):
         owner = trainer(micro_tokens=micro_tokens)
-        algorithm = make_algorithm(AlgorithmConfig(name=name))
-        norms.append(owner.update(samples_of(owner, rollouts, algorithm), algorithm, 1e-4)["grad_norm"])
-    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+        samples = samples_of(owner, rollouts, algorithm)
+        if "old" in algorithm.needs:  # ratios off 1, and a sampler that is not quite the trainer
+            samples = [shifted(s, 0.1, 0.02 * (k % 3)) for k, s in enumerate(samples)]
+        seen: list[torch.Tensor] = []
+        monkeypatch.setattr(owner, "_apply", lambda lr, o=owner, to=seen: to.append(flat_gradient(o.model)) or 0.0)
+        owner.update(samples[::-1] if turned else samples, algorithm, 1e-4)
+        found.append(seen[0])
+    assert found[0].norm() > 0
+    for other in found[1:]:
+        assert (other - found[0]).norm() / found[0].norm() < 2e-5
+
+
+@pytest.mark.parametrize("name", list(ALGORITHMS))
+def test_equal_rewards_have_a_gradient_of_exactly_zero(rollouts: list[Rollout], name: str) -> None:
+    """Catches a step that is taken where there is nothing to learn."""
+    owner = trainer()
+    algorithm = make_algorithm(AlgorithmConfig(name=name, kl_coef=0.0))
+    credit = [Credit(np.zeros(len(r.token_ids), np.float32)) for r in rollouts]
+    anchors = owner.anchors(rollouts, frozenset({"old"}))
+    samples = [Sample(*parts) for parts in zip(rollouts, anchors, credit, strict=True)]
+    assert owner.update(samples, algorithm, 1e-4)["grad_norm"] == 0.0
+
+
+def test_the_entropy_bonus_raises_the_entropy(rollouts: list[Rollout]) -> None:
+    """Catches a bonus without gradient, or with the wrong sign."""
+    algorithm = make_algorithm(AlgorithmConfig(kl_coef=0.0, entropy_coef=1.0), minibatches=1)
+    owner = trainer()
+    credit = [Credit(np.zeros(len(r.token_ids), np.float32)) for r in rollouts]
+    samples = [
+        Sample(r, a, c) for r, a, c in zip(rollouts, owner.anchors(rollouts, frozenset({"old"})), credit, strict=True)
+    ]
+    entropies = [owner.update(samples, algorithm, 1e-3)["entropy"] for _ in range(4)]
+    assert entropies[-1] > entropies[0]
 
 
 def test_one_minibatch_skips_the_old_pass(rollouts: list[Rollout]) -> None:

@@ -64,6 +64,16 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     return advantages, (advantages + values) * keep
 
 
+def soft_overlong(lengths: Tensor, longest: int, buffer: int) -> Tensor:
+    """DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13): 0 up to longest - buffer, then linearly to -1.
+
+    lengths int[...] in tokens -> float64[...]. At `longest`, and beyond, it is -1. ValueError unless 0 < buffer <= longest.
+    """
+    if not 0 < buffer <= longest:
+        raise ValueError(f"soft_overlong: a buffer of {buffer} tokens does not fit into {longest}")
+    return ((longest - buffer - lengths.to(torch.float64)) / buffer).clamp(-1.0, 0.0)
+
+
 def reward_to_go(rewards: Tensor) -> Tensor:
     """Sum of the rewards from each token on (undiscounted); float[..., T] -> float[..., T]."""
     return rewards.flip(-1).cumsum(-1).flip(-1)

@@ -1,175 +1,179 @@
-"""Named algorithms: each is a composition of the pure functions beside it, with its paper's values as defaults.
+"""Named algorithms: each is a row of published values over the pure functions beside it.
 
-To add one: a function here that returns an Algorithm, a line in ALGORITHMS, a row in docs/algorithms.md and a
-hand-computed test. Leaves out: the critic (PPO), sequence-level ratios (GSPO) and dynamic sampling (DAPO).
-Axis legend: T = all tokens of one rollout.
+To add one: a `Published` row in ALGORITHMS (and a pure function, if it is really new), its name in config.AlgorithmConfig, a
+row in docs/algorithms.md and a hand-computed test. A recipe may override every value; None keeps the published one.
+Left out: the critic (PPO).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from lmm_r1.algorithms import advantages as adv
 from lmm_r1.algorithms import losses, token_weights
+from lmm_r1.algorithms.credits import dealt_to_episodes, dealt_to_tokens, rewards_differ
 from lmm_r1.config import AlgorithmConfig
 from lmm_r1.errors import Fault, RecipeError
-from lmm_r1.seams import Algorithm, PolicyLoss
-from lmm_r1.types import Anchors, Credit, Float32, Group, Rollout
-
-#: Rewards of an episode are held within this before they become advantages (released code of LMM-R1).
-REWARD_CLIP = 10.0
-
-_REDUCTIONS = {"token": token_weights.token_mean, "sequence": token_weights.sequence_mean}
+from lmm_r1.seams import Algorithm, PolicyLoss, PolicyTokens
+from lmm_r1.types import Float32, Sample
 
 
-def grpo(cfg: AlgorithmConfig) -> Algorithm:
-    """GRPO, DeepSeekMath (arXiv 2402.03300): z-score in the group, clip 0.2, 0.04 * k3 in the loss, sequence mean.
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a paper fixes. Fields that a recipe may override have the names of config.AlgorithmConfig.
 
-    Departures: the paper does not say which standard deviation; ours divides by G - 1. One pass over each
-    rollout is the recipe's choice (update.minibatches), not the algorithm's.
+    baseline: key of credits.BASELINES. dealt: "episodes" or "tokens" (credits.py). ratio: "token" (clipped), "sequence"
+    (GSPO), "weight" (CISPO) or "none" (plain policy gradient: the ratio is 1). keep_all: False = dynamic sampling.
     """
-    kl_coef = _or(cfg.kl_coef, 0.04)
-    estimator = cfg.kl_estimator or "k3"
-    reduction = cfg.reduction or "sequence"
-    clip = (_or(cfg.clip_low, 0.2), _or(cfg.clip_high, 0.2))
-    return Algorithm(
-        name="grpo",
-        credit=_group_relative_credit,
-        policy_loss=clipped_loss(*clip),
-        token_weights=_REDUCTIONS[reduction],
-        kl_coef=kl_coef,
-        kl_estimator=estimator,
-        needs=frozenset({"old", "ref"} if kl_coef > 0 else {"old"}),
-        parameters=_parameters(clip, kl_coef, estimator, reduction),
-    )
 
-
-def reinforce_pp_baseline(cfg: AlgorithmConfig) -> Algorithm:
-    """REINFORCE++ with a group baseline, as LMM-R1's released scripts run it (arXiv 2501.03262).
-
-    Reward minus the group's mean (no deviation) on the last token, minus 0.001 * k1 on every token,
-    reward-to-go, whitened over all tokens of the rollout; clip 0.2; token mean. No KL term in the loss.
-    Departure: the released code averages tokens per micro-batch, ours over the whole optimiser step.
-    """
-    kl_coef = _or(cfg.kl_coef, 1e-3)
-    estimator = cfg.kl_estimator or "k1"
-    reduction = cfg.reduction or "token"
-    clip = (_or(cfg.clip_low, 0.2), _or(cfg.clip_high, 0.2))
-    return Algorithm(
-        name="reinforce_pp_baseline",
-        credit=partial(_reinforce_pp_credit, kl_coef=kl_coef, estimator=estimator),
-        policy_loss=clipped_loss(*clip),
-        token_weights=_REDUCTIONS[reduction],
-        kl_coef=0.0,
-        kl_estimator=estimator,
-        needs=frozenset({"old", "ref"} if kl_coef > 0 else {"old"}),
-        parameters=_parameters(clip, kl_coef, estimator, reduction),
-    )
+    source: str
+    baseline: str
+    dealt: str = "episodes"
+    ratio: str = "token"
+    clip_low: float | None = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = None
+    kl_coef: float = 0.0
+    kl_estimator: str = "k3"
+    kl_place: str = "loss"
+    entropy_coef: float = 0.0
+    reduction: str = "token"
+    overlong_buffer: float = 0.0
+    keep_all: bool = True
 
 
 #: Algorithms by the name that a recipe uses.
-ALGORITHMS: dict[str, Callable[[AlgorithmConfig], Algorithm]] = {
-    "grpo": grpo,
-    "reinforce_pp_baseline": reinforce_pp_baseline,
-}
+ALGORITHMS: dict[str, Published] = {
+    "grpo": Published(
+        "DeepSeekMath, arXiv 2402.03300, eq. 3 and 4", "group_z", kl_coef=0.04, reduction="sequence"
+    ),
+    "dr_grpo": Published("Dr. GRPO, arXiv 2503.20783", "group_mean", reduction="constant"),
+    "rloo": Published(
+        "RLOO, arXiv 2402.14740", "leave_one_out", ratio="none", kl_coef=0.03, kl_estimator="k1", kl_place="reward",
+        reduction="sum",
+    ),
+    "remax": Published("ReMax, arXiv 2310.10505", "greedy", ratio="none", reduction="sum"),
+    "reinforce_pp": Published(
+        "REINFORCE++, arXiv 2501.03262", "none", dealt="tokens", kl_coef=1e-3, kl_estimator="k1", kl_place="reward"
+    ),
+    "reinforce_pp_baseline": Published(
+        "REINFORCE++ with a group baseline, arXiv 2501.03262, as in LMM-R1's released scripts", "group_mean", dealt="tokens",
+        kl_coef=1e-3, kl_estimator="k1", kl_place="reward",
+    ),
+    "dapo": Published(
+        "DAPO, arXiv 2503.14476", "group_z", clip_high=0.28, overlong_buffer=0.2, keep_all=False
+    ),
+    "gspo": Published(
+        "GSPO, arXiv 2507.18071", "group_z", ratio="sequence", clip_low=3e-4, clip_high=4e-4, reduction="sequence"
+    ),
+    "cispo": Published("CISPO, MiniMax-M1, arXiv 2506.13585", "group_z", ratio="weight", clip_low=None, clip_high=4.0),
+}  # fmt: skip
 
 
-def make_algorithm(cfg: AlgorithmConfig, minibatches: int | None = None) -> Algorithm:
-    """The algorithm that `cfg` names. RecipeError when there is none.
+def make_algorithm(cfg: AlgorithmConfig, minibatches: int | None = None, longest: int = 1) -> Algorithm:
+    """The algorithm that `cfg` names, with its overrides. RecipeError when there is none, or when values do not go together.
 
-    With minibatches = 1 the old policy is the current one: "old" leaves `needs`, which saves a forward pass
-    and makes the ratio exactly 1.
+    longest: rollout.max_new_tokens, for what depends on it. With minibatches = 1 the old policy is the current one:
+    "old" leaves `needs`, which saves a forward pass and makes the ratio exactly 1.
     """
     if cfg.name not in ALGORITHMS:
         raise RecipeError(Fault(f"no algorithm '{cfg.name}'", remedy=f"there are: {', '.join(ALGORITHMS)}"))
-    algorithm = ALGORITHMS[cfg.name](cfg)
+    published = ALGORITHMS[cfg.name]
+    overridden = {name: value for name in asdict(published) if (value := getattr(cfg, name, None)) is not None}
+    values = Published(**{**asdict(published), **overridden})
+    _check(cfg, values)
+    in_reward = values.kl_place == "reward"
+    needs = {"old"} if (minibatches != 1 and values.ratio != "none") or (in_reward and values.kl_coef > 0) else set()
+    needs |= {"ref"} if values.kl_coef > 0 else set()
+    needs |= {"greedy"} if values.baseline == "greedy" else set()
     if minibatches == 1:
-        return replace(algorithm, needs=algorithm.needs - {"old"})
-    return algorithm
+        needs -= {"old"}
+    return Algorithm(
+        name=cfg.name,
+        credit=_credit(values, longest),
+        policy_loss=_policy_loss(values, cfg),
+        token_weights=_weights(values.reduction, longest),
+        kl_coef=0.0 if in_reward else values.kl_coef,
+        kl_estimator=values.kl_estimator,
+        entropy_coef=values.entropy_coef,
+        needs=frozenset(needs),
+        keep=None if values.keep_all else rewards_differ,
+        parameters={**asdict(values), "importance": cfg.importance},
+    )
 
 
-def clipped_loss(clip_low: float, clip_high: float) -> PolicyLoss:
-    """`losses.clipped_policy` as a seams.PolicyLoss; reports `clip_share`."""
+def _check(cfg: AlgorithmConfig, values: Published) -> None:
+    """Pairs of values that mean nothing together."""
+    if values.dealt == "tokens" and values.overlong_buffer > 0:
+        raise RecipeError(
+            Fault(f"{cfg.name} deals rewards to tokens: it has no overlong punishment", field="overlong_buffer")
+        )
+    if values.dealt == "tokens" and values.kl_place == "loss" and values.kl_coef > 0 and cfg.kl_place is None:
+        raise RecipeError(Fault(f"{cfg.name} takes KL off the reward", field="kl_place"))
+    if values.kl_place == "loss" and values.kl_coef > 0 and values.kl_estimator == "k1":
+        raise RecipeError(
+            Fault(
+                "k1 as a loss has a gradient of mean zero: it pulls towards nothing",
+                field="kl_estimator", remedy='kl_place = "reward", or kl_estimator = "k2" or "k3"',
+            )
+        )  # fmt: skip
+    if values.dual_clip is not None and values.ratio != "token":
+        raise RecipeError(Fault(f"{cfg.name} has no clipped ratio of tokens for a second clip", field="dual_clip"))
 
-    def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, clipped = losses.clipped_policy(logprobs, old_logprobs, advantages, clip_low, clip_high)
-        return loss, {"clip_share": clipped}
+
+def _credit(values: Published, longest: int) -> Callable[..., Any]:
+    kl_coef = values.kl_coef if values.kl_place == "reward" else 0.0
+    if values.dealt == "tokens":
+        return partial(dealt_to_tokens, baseline=values.baseline, kl_coef=kl_coef, estimator=values.kl_estimator)
+    buffer = round(values.overlong_buffer * longest)
+    return partial(
+        dealt_to_episodes,
+        baseline=values.baseline,
+        kl_coef=kl_coef,
+        estimator=values.kl_estimator,
+        overlong=(longest, buffer) if buffer > 0 else None,
+    )
+
+
+def _policy_loss(values: Published, cfg: AlgorithmConfig) -> PolicyLoss:
+    """The loss of one batch, times the weights of the sampler/trainer mismatch; reports `clip_share`."""
+
+    def policy_loss(tokens: PolicyTokens) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, clipped = _surrogate(values, tokens)
+        shares = {"clip_share": clipped}
+        if cfg.importance != "none":
+            old = tokens.old_logprobs
+            weight = losses.mismatch_weights(
+                old, tokens.sampled_logprobs, tokens.sequences, tokens.count,
+                mode=cfg.importance, level=cfg.importance_level, cap=cfg.importance_cap,
+            )  # fmt: skip
+            loss, shares["importance/mean"] = loss * weight, weight
+        return loss, shares
 
     return policy_loss
 
 
-def _group_relative_credit(groups: Sequence[Group], anchors: Sequence[Anchors]) -> list[Credit]:
-    """The z-score of an episode's reward on every trainable token of all its segments."""
-    credits = []
-    for group in groups:
-        rewards = torch.tensor([s.reward for s in group.scores], dtype=torch.float64)
-        for value, episode in zip(adv.group_relative(rewards).tolist(), group.episodes, strict=True):
-            credits += [Credit((r.trainable * value).astype(np.float32)) for r in episode]
-    _check_count(credits, anchors)
-    return credits
+def _surrogate(values: Published, t: PolicyTokens) -> tuple[Tensor, Tensor]:
+    """(loss [N], clipped [N]) before any correction."""
+    low = 1.0 if values.clip_low is None else values.clip_low
+    if values.ratio == "sequence":
+        return losses.sequence_clipped(
+            t.logprobs, t.old_logprobs, t.advantages, t.sequences, t.count, low, values.clip_high
+        )
+    if values.ratio == "weight":
+        return losses.clipped_weight(t.logprobs, t.old_logprobs, t.advantages, values.clip_low, values.clip_high)
+    if values.ratio == "none":
+        return -t.advantages * t.logprobs, t.logprobs.new_zeros(t.logprobs.shape)
+    return losses.clipped_policy(t.logprobs, t.old_logprobs, t.advantages, low, values.clip_high, values.dual_clip)
 
 
-def _reinforce_pp_credit(
-    groups: Sequence[Group], anchors: Sequence[Anchors], *, kl_coef: float, estimator: str
-) -> list[Credit]:
-    """Reward-to-go over each episode (its segments chained), whitened over all trainable tokens."""
-    rollouts: list[Rollout] = []
-    returns: list[Tensor] = []
-    for group in groups:
-        rewards = torch.tensor([s.reward for s in group.scores], dtype=torch.float64)
-        baselined = adv.group_relative(rewards, normalize_std=False).clamp(-REWARD_CLIP, REWARD_CLIP).tolist()
-        for value, episode in zip(baselined, group.episodes, strict=True):
-            pieces = []
-            for r, anchor in zip(episode, anchors[len(rollouts) : len(rollouts) + len(episode)], strict=True):
-                pieces.append(-kl_coef * _token_kl(r, anchor, estimator) if kl_coef > 0 else _zeros(r))
-            rollouts += episode
-            rewards_of_tokens = torch.cat(pieces)
-            if len(rewards_of_tokens):
-                rewards_of_tokens[-1] += value
-            returns.append(adv.reward_to_go(rewards_of_tokens))
-    _check_count(rollouts, anchors)
-    whitened = adv.whiten(torch.cat(returns)).numpy() if returns else np.zeros(0)
-    credits, start = [], 0
-    for r in rollouts:
-        spread: Float32 = np.zeros(len(r.token_ids), dtype=np.float32)
-        spread[r.trainable] = whitened[start : start + r.reply_tokens]
-        start += r.reply_tokens
-        credits.append(Credit(spread))
-    return credits
-
-
-def _token_kl(rollout: Rollout, anchor: Anchors, estimator: str) -> Tensor:
-    if anchor.ref_logprobs is None:
-        raise ValueError("a KL term in the reward needs the reference model's log-probs")
-    policy = torch.from_numpy(anchor.old_logprobs[rollout.trainable].astype(np.float64))
-    reference = torch.from_numpy(anchor.ref_logprobs[rollout.trainable].astype(np.float64))
-    return losses.kl(policy, reference, estimator)
-
-
-def _zeros(rollout: Rollout) -> Tensor:
-    return torch.zeros(rollout.reply_tokens, dtype=torch.float64)
-
-
-def _check_count(made: Sequence[object], anchors: Sequence[Anchors]) -> None:
-    if len(made) != len(anchors):
-        raise ValueError(f"{len(made)} rollouts in the groups, but {len(anchors)} anchors")
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value
-
-
-def _parameters(clip: tuple[float, float], kl_coef: float, estimator: str, reduction: str) -> dict[str, object]:
-    return {
-        "clip_low": clip[0],
-        "clip_high": clip[1],
-        "kl_coef": kl_coef,
-        "kl_estimator": estimator,
-        "reduction": reduction,
-    }
+def _weights(reduction: str, longest: int) -> Callable[[Sequence[Sample]], list[Float32]]:
+    if reduction == "token":
+        return token_weights.token_mean
+    if reduction == "sequence":
+        return token_weights.sequence_mean
+    return partial(token_weights.constant, length=longest if reduction == "constant" else 1)

@@ -2,7 +2,8 @@
 
 The loss of one optimiser step is sum(weight * token loss), so the sizes of micro-batches, packing and ranks
 cannot change the gradient. Axis legend: T = all tokens of one rollout; weights are 0 where not trainable.
-Sources: sequence mean, GRPO (arXiv 2402.03300, eq. 3); token mean, DAPO (arXiv 2503.14476) and LMM-R1's later code.
+Sources: sequence mean, GRPO (arXiv 2402.03300, eq. 3); token mean, DAPO (arXiv 2503.14476) and LMM-R1's later code;
+constant, Dr. GRPO (arXiv 2503.20783).
 """
 
 from __future__ import annotations
@@ -35,6 +36,17 @@ def sequence_mean(samples: Sequence[Sample]) -> list[Float32]:
         (s.rollout.trainable / max(episodes * tokens[key], 1)).astype(np.float32)
         for key, s in zip(keys, samples, strict=True)
     ]
+
+
+def constant(samples: Sequence[Sample], length: int = 1) -> list[Float32]:
+    """Every token weighs 1 / (episodes * length), whatever its reply's length; float32[T] each.
+
+    With length = the longest reply allowed, the sum of a reply's losses over that constant, as in Dr. GRPO; with 1, the
+    plain sum of a reply (RLOO, ReMax). An episode without trainable tokens is not counted.
+    """
+    keys = episode_keys([s.rollout for s in samples])
+    episodes = len({key for key, s in zip(keys, samples, strict=True) if s.rollout.reply_tokens > 0})
+    return [(s.rollout.trainable / max(episodes * length, 1)).astype(np.float32) for s in samples]
 
 
 def episode_keys(rollouts: Sequence[Rollout]) -> list[tuple[str, int, int, int]]:

@@ -19,6 +19,10 @@ from lmm_r1.types import Encoded, Group, Problem, Score
 
 #: Give up when this many problems in a row do not fit: the limit, not the data, is then wrong.
 MAX_DROPPED_IN_A_ROW = 1000
+#: Rounds of dynamic sampling when the recipe does not say.
+ROUNDS_WHEN_FILTERED = 10
+#: A nucleus that holds the likeliest token and no other.
+GREEDY_TOP_P = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +44,34 @@ def collect(
     max_context: int,
     seed: Sequence[object],
     keep: Callable[[Group], bool] | None = None,
+    greedy: bool = False,
     shuffle: bool = False,
 ) -> Collected:
     """Sample `config.siblings` replies to each of `config.prompts` problems and score them.
 
     take(n): the next n problems of the stream.  shuffle: deal the scores of the step to its replies at
-    random (the control arm that must learn nothing). Raises DataError when prompts never fit.
+    random (the control arm that must learn nothing). greedy: also sample the likeliest reply to each problem, for its
+    reward alone. Raises DataError when prompts never fit.
     """
     sampling = Sampling(config.max_new_tokens, config.temperature, config.top_p, max_context)
     groups: list[Group] = []
     dropped = discarded = rounds = 0
-    while len(groups) < config.prompts and rounds < config.max_rounds:
+    max_rounds = config.max_rounds or (1 if keep is None else ROUNDS_WHEN_FILTERED)
+    while len(groups) < config.prompts and rounds < max_rounds:
         wanted = config.prompts - len(groups)
         problems, encoded, too_long = _fitting(take, adapter, wanted, config.max_prompt_tokens)
         dropped += too_long
         episodes = [(p, sibling) for p in problems for sibling in range(config.siblings)]
         rollouts = play(episodes, engine, adapter, environments, sampling, (*seed, rounds), encoded)
+        best = (
+            _greedy(problems, engine, adapter, environments, score, sampling, (*seed, rounds), encoded)
+            if greedy
+            else {}
+        )
         for at, problem in enumerate(problems):
             mine = rollouts[at * config.siblings : (at + 1) * config.siblings]
             scores = [score(problem, [turn.reply for turn in r.turns], r.stop) for r in mine]
-            group = Group(problem, tuple((r,) for r in mine), tuple(scores))
+            group = Group(problem, tuple((r,) for r in mine), tuple(scores), best.get(problem.id))
             if keep is None or keep(group):
                 groups.append(group)
             else:
@@ -73,6 +85,23 @@ def collect(
         "collect/rounds": float(rounds),
     }
     return Collected(tuple(groups), counts)
+
+
+def _greedy(
+    problems: Sequence[Problem],
+    engine: RolloutEngine,
+    adapter: ModelAdapter,
+    environments: Mapping[str, MakeEnvironment],
+    score: Scorer,
+    sampling: Sampling,
+    seed: Sequence[object],
+    encoded: dict[str, Encoded],
+) -> dict[str, float]:
+    """The reward of the likeliest reply to each problem, by problem id."""
+    likeliest = replace(sampling, top_p=GREEDY_TOP_P)
+    rollouts = play([(p, 0) for p in problems], engine, adapter, environments, likeliest, (*seed, "greedy"), encoded)
+    pairs = zip(problems, rollouts, strict=True)
+    return {p.id: score(p, [turn.reply for turn in r.turns], r.stop).reward for p, r in pairs}
 
 
 def _fitting(

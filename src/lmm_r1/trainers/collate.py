@@ -64,6 +64,12 @@ class Batch:
         picked = [arrays[i][w] for i, w in zip(self.members, self.where, strict=True)]
         return torch.from_numpy(np.concatenate(picked)).to(self.input_ids.device)
 
+    @property
+    def sequences(self) -> Tensor:
+        """int64[N]: which of the batch's rollouts a trainable token belongs to, 0 to len(members) - 1."""
+        lengths = torch.tensor([len(where) for where in self.where])
+        return torch.repeat_interleave(torch.arange(len(lengths)), lengths).to(self.input_ids.device)
+
     def spread(self, values: Tensor, out: Sequence[Float32]) -> None:
         """Write float[N] into the arrays float32[T] of the whole collated list: the inverse of `select`."""
         flat = values.detach().float().cpu().numpy()

@@ -19,7 +19,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from lmm_r1.algorithms import losses
 from lmm_r1.config import Update
 from lmm_r1.errors import CheckpointError, NumericError
-from lmm_r1.seams import Algorithm, ModelAdapter
+from lmm_r1.seams import Algorithm, ModelAdapter, PolicyTokens
 from lmm_r1.trainers.collate import Batch, Media, collate
 from lmm_r1.trainers.schedule import lr_at
 from lmm_r1.trainers.step import forward_logprobs
@@ -99,7 +99,7 @@ class LocalTrainer:
     def update(self, samples: Sequence[Sample], algorithm: Algorithm, lr: float | None = None) -> dict[str, float]:
         """One optimiser step over all samples; its metrics. `lr` None = the schedule's.
 
-        Loss = sum over trainable tokens of weight * (policy loss + kl_coef * KL). NumericError, naming the step and
+        Loss = sum over trainable tokens of weight * (policy loss + kl_coef * KL - entropy_coef * entropy). NumericError, naming the step and
         leaving the weights as they were, when a log-prob, the loss or the gradient is not finite.
         """
         lr = lr_at(self.updates, self._total, self._update) if lr is None else lr
@@ -183,16 +183,19 @@ class LocalTrainer:
         tally: _Tally,
     ) -> None:
         """Add one batch's share to the gradient and to the tally."""
-        logprobs, entropy = forward_logprobs(self.model, batch, self._temperature, self._adapter.banned_ids)
+        bonus = algorithm.entropy_coef > 0
+        logprobs, entropy = forward_logprobs(self.model, batch, self._temperature, self._adapter.banned_ids, bonus)
         weight = batch.select(weights)
         if "old" in algorithm.needs:
             old = batch.select([s.anchors.old_logprobs for s in samples])
         else:
             old = logprobs.detach()
+        sampled = batch.select([s.rollout.logprobs for s in samples])
         advantages = batch.select([s.credit.advantages for s in samples])
-        token_loss, shares = algorithm.policy_loss(logprobs, old, advantages)
+        tokens = PolicyTokens(logprobs, old, sampled, advantages, batch.sequences, len(batch.members))
+        token_loss, shares = algorithm.policy_loss(tokens)
         policy_loss = (weight * token_loss).sum()
-        loss = policy_loss
+        loss = policy_loss - algorithm.entropy_coef * (weight * entropy).sum() if bonus else policy_loss
         kl = torch.zeros((), device=logprobs.device)
         references = [s.anchors.ref_logprobs for s in samples]
         known = [r for r in references if r is not None]
@@ -205,10 +208,9 @@ class LocalTrainer:
             raise ValueError(f"{algorithm.name} needs reference log-probs on every sample")
         loss.backward()
         with torch.no_grad():
-            sampled = batch.select([s.rollout.logprobs for s in samples])
             gap = (sampled - old).abs()  # old = the weights that sampled, in the trainer's own arithmetic
             ratio = (logprobs - old).abs().max().exp()
-            sums = {"kl_ref": kl, "entropy": entropy.sum(), "logprob_gap/mean": gap.sum()}
+            sums = {"kl_ref": kl, "entropy": entropy.detach().sum(), "logprob_gap/mean": gap.sum()}
             sums |= {name: values.sum() for name, values in shares.items()}
             tally.add(
                 len(batch.targets),

@@ -19,7 +19,11 @@ from lmm_r1.trainers.collate import Batch
 
 
 def forward_logprobs(
-    model: Qwen2_5_VLForConditionalGeneration, batch: Batch, temperature: float, banned_ids: Sequence[int]
+    model: Qwen2_5_VLForConditionalGeneration,
+    batch: Batch,
+    temperature: float,
+    banned_ids: Sequence[int],
+    entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """(log-probs float32[N] in nats at `temperature`, entropies float32[N]) of the batch's trainable tokens.
 
@@ -29,7 +33,10 @@ def forward_logprobs(
     # An embedding look-up rather than hidden[parents]: the backward pass of indexing adds with atomics on several
     # CPU threads, in no fixed order, and a resumed run must be bit-identical.
     predicting = functional.embedding(batch.parents, hidden)
-    return token_logprobs(predicting, model.lm_head.weight, batch.targets, temperature, tuple(banned_ids))
+    head = model.lm_head.weight
+    return token_logprobs(
+        predicting, head, batch.targets, temperature, tuple(banned_ids), entropy_gradient=entropy_gradient
+    )
 
 
 def hidden_states(model: Qwen2_5_VLForConditionalGeneration, batch: Batch) -> Tensor:
