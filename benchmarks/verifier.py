@@ -21,8 +21,8 @@ from pathlib import Path
 
 from lmm_r1.rewards import math as verifier
 from lmm_r1.rewards import verify
-from lmm_r1.rewards.answers import Value
 from lmm_r1.rewards.terms import Term
+from lmm_r1.rewards.values import Value
 
 FILLER = "We write the quantity as $a_{k} = \\frac{k}{2} + 3$ and look at each case in turn, so that nothing is lost. "
 

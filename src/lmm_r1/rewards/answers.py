@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from lmm_r1.rewards.exact import Exact, NotExact, TooBig
-from lmm_r1.rewards.latex import Parsed, parse
+from lmm_r1.rewards.latex import Parsed
 from lmm_r1.rewards.spelling import KRAM, MARK, canonical
 from lmm_r1.rewards.terms import CONSTANTS, Term, same_function
-from lmm_r1.rewards.units import spelled, without_unit
+from lmm_r1.rewards.values import Value, read_value
 
 MAX_ITEMS = 50
 MAX_NESTING = 60  # brackets within brackets
@@ -26,7 +26,7 @@ INTERVALS = ("()", "(]", "[)", "[]")
 
 #: A name before a point, a set or a matrix: (x, y) = (2, 3), A(2, 3), S = \{1, 2\}.
 _OBJECT_LABEL = re.compile(
-    r"^(?:\(\s?[a-zA-Z](?:\s?,\s?[a-zA-Z]){1,3}\s?\)\s?=|[A-Z]\s?=?|[a-z]\s?=|\\(?:vec|mathbf)\s?\{?[a-zA-Z]\}?\s?=)\s?(?=\(\s?[^()]{1,200},|\\\{|\\begin)"
+    r"^(?:\(\s?[a-zA-Z](?:\s?,\s?[a-zA-Z]){1,3}\s?\)\s?=|[A-Z]\s?=?|[a-z]\s?=|[a-zA-Z]\s?\(\s?[a-z]\s?\)\s?=|[a-z]_\{?[a-z]\}?\s?=|\\(?:vec|mathbf)\s?\{?[a-zA-Z]\}?\s?=)\s?(?=\(\s?[^()]{1,200},|\\\{|\\begin)"
 )
 _COMPARISON = re.compile(r"<=|>=|[<>]|\\(?:le|ge|ne)(?![a-zA-Z])")
 _RELATION = re.compile(r"\\(?:equiv|sim|in|mod|pmod|to|cong|subset|subseteq|Rightarrow|implies|iff)(?![a-zA-Z])")
@@ -38,35 +38,21 @@ _EXCEPT = re.compile(
 _ABOUT = re.compile(r"\\approx(?![a-zA-Z])")
 _SYMBOL = r"(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_\{?\w{1,8}\}?)?'{0,3}(?:\^\s?\{?-1\}?)?"
 _LABEL = re.compile(
-    rf"(?:{_SYMBOL}(?:\s?\(\s?-?[a-zA-Z0-9]{{1,4}}\s?\))?|\\(?:overline|widehat|vec)\s?\{{[a-zA-Z]{{1,4}}\}}|\|[a-zA-Z]{{1,2}}\||"
+    rf"(?:{_SYMBOL}(?:\s?\(\s?-?[a-zA-Z0-9]{{1,4}}\s?\))?|\\(?:overline|widehat|vec)\s?\{{[a-zA-Z]{{1,4}}\}}|\|(?:[zw]|[A-Z]{{2}})\||"
     rf"\\(?:sin|cos|tan)\s?(?:[A-Z]|\\[a-z]+)|[a-z](?:\s?\+\s?[a-z]){{1,3}}|[A-Z]_\{{[^{{}}]{{1,30}}\}}|"
     rf"m?\s?\\angle\s?[a-zA-Z0-9]{{1,4}}|[A-Z]{{2}}|[a-zA-Z]{{3,20}}|{MARK}[^{KRAM}]*{KRAM})"
 )
 _MEMBER = re.compile(rf"^\s*{_SYMBOL}\s*\\in(?![a-zA-Z])\s*")
 _AND = re.compile(rf"{MARK}(?:,\s?)?(?:and|or){KRAM}|\s(?:and|or)\s|\\(?:land|lor)(?![a-zA-Z])")
-_ORDINAL = re.compile(rf"(\d+)\s?\^?\s?\{{?\s?{MARK}?(?:st|nd|rd|th){KRAM}?\s?\}}?")
-_PERCENT = re.compile(rf"(?:%|{MARK}?\s?(?:percent|per cent)\s?{KRAM}?)$")
-_DEGREE = re.compile(rf"(?:\^\s?\\circ\s?{MARK}?([CF]?){KRAM}?|{MARK}?\s?(?:degrees?|deg)\s?{KRAM}?)$")
-_TRIGONOMETRIC = re.compile(r"(?<![a-zA-Z])(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
-_BASE_WORDS = {
-    "two": "2",
-    "three": "3",
-    "four": "4",
-    "five": "5",
-    "six": "6",
-    "seven": "7",
-    "eight": "8",
-    "nine": "9",
-    "ten": "10",
-}
-_BASE = re.compile(
-    rf"\(?(\d{{1,400}})\)?(?:_\s?\{{?\s?{MARK}?(\d{{1,2}}|{'|'.join(_BASE_WORDS)}){KRAM}?\s?\}}?|\s?{MARK}?\s?\(?base (\d{{1,2}})\)?\s?{KRAM}?)"
-)
 _CLOCK = re.compile(rf"(\d{{1,2}}):(\d{{2}})(?:\s?{MARK}?\s?([ap])\.?\s?m\.?\s?{KRAM}?)?", re.IGNORECASE)
-_SCALE = re.compile(rf"(?<=[\d\s}}])\s*{MARK}?\s?(thousand|million|billion|trillion)(?![a-zA-Z])\s*", re.IGNORECASE)
-_SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _MATRIX = re.compile(r"\\begin\s?\{(?:[bpB]?matrix|array)\}(?:\s?\{[lcr| ]*\})?(.*)\\end\s?\{\w+\}", re.DOTALL)
-_CASES = re.compile(r"\\begin\s?\{(?:cases|aligned)\}(.*)\\end\s?\{\w+\}", re.DOTALL)
+_CASES = re.compile(r"\\begin\s?\{(?:cases|aligned|align\*?|gathered|split)\}(.*)\\end\s?\{\w+\*?\}", re.DOTALL)
+_VARIABLE = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])")
+_IF = re.compile(r"^(?:if|when|for|where)\s")
+_ABSOLUTE = re.compile(r"\|([^|<>=]{1,60})\|\s?(<=|>=|<|>|\\(?:le|ge)(?![a-zA-Z]))\s?([^|<>=]{1,60})")
+_RATIO_NAME = re.compile(r"[A-Z]{1,3}(?:\s?:\s?[A-Z]{1,3}){1,4}")
+_TO = re.compile(r"(\d{1,6})\s?(?:\x02to\x03|to)\s?(\d{1,6})")
+_FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "\\le": "\\ge", "\\ge": "\\le"}
 _BUILDER = re.compile(rf"^\s*{_SYMBOL}\s*(?:\\in\s*\\mathbb\s?\{{?R\}}?\s*)?[|:]")
 _EMPTY = frozenset(
     ("\\emptyset", "emptyset", "\\{\\}", "nosolution", "nosolutions", "norealsolution", "norealsolutions")
@@ -74,15 +60,6 @@ _EMPTY = frozenset(
 _REALS = frozenset(("\\mathbb{R}", "\\mathbbR", "\\R", "allrealnumbers", "allreals"))
 #: A label that says something about the number instead of naming it.
 _DENIED = re.compile(r"(?<![a-z])(?:not|no|greater|less|more|fewer|least|most|wrong|except|above|below)(?![a-z])")
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """An exact value, its unit ("" without one) and whether a percent sign stood behind it."""
-
-    parsed: Parsed
-    unit: str = ""
-    percent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +146,8 @@ def _read(text: str) -> Answer:
         if isinstance(first, Several) and first.kind == "ne":  # x != 1, 2 and x != 1, x != 2
             excluded = [i.items[0] if isinstance(i, Several) and i.kind == "ne" else i for i in items]
             return Several("ne", tuple(excluded))
+        if isinstance(first, Named) and all(isinstance(i, Value) for i in items[1:]):  # x = 1, 2
+            items = (first, *(Named(first.name, i) for i in items[1:] if isinstance(i, Value)))
         return Several("list", items)
     text = parts[0].strip() if parts else text
     if "\\pm" in text and text.count("\\pm") == 1:
@@ -191,10 +170,19 @@ def _built_set(text: str) -> Several | None:
             return Several(kind, tuple(_read(p) for p in parts))
     joined = {"or" if "or" in word else "and" for word in _AND.findall(text)}
     if len(joined) == 1 and _COMPARISON.search(text):  # x > 2 and x < 5
-        items = tuple(_read(part) for part in _AND.split(text))
-        if all(isinstance(item, Several) and item.kind in (*INTERVALS, "ne") for item in items):
+        items = tuple(_as_point(_read(part)) for part in _AND.split(text))
+        if all(isinstance(item, Several) and item.kind in _PIECES for item in items):
             return Several("union" if "or" in joined else "intersection", items)
     return None
+
+
+_PIECES = (*INTERVALS, "ne", "set", "union", "intersection")
+
+
+def _as_point(item: Answer) -> Answer:
+    """x = 1 beside x < 0 is the point 1."""
+    single = isinstance(item, Named) and not item.value.parsed.value.symbols - CONSTANTS
+    return Several("set", (item.value,)) if isinstance(item, Named) and single else item
 
 
 def _flat(items: Iterable[Answer]) -> Iterator[Answer]:
@@ -230,11 +218,24 @@ def _environment(text: str) -> Answer:
             raise TooBig("a matrix is too large")
         return Several("matrix", tuple(Several("row", row) for row in cells))
     if cases and "\\begin" not in cases.group(1):
-        rows = [row.replace("&", "") for row in cases.group(1).split("\\cr ") if row.strip()]
-        if len(rows) > MAX_ITEMS:
+        written = [row.strip() for row in cases.group(1).split("\\cr ") if row.strip()]
+        if len(written) > MAX_ITEMS:
             raise TooBig("a system is too large")
+        if "{cases}" in text and all(row.count("&") == 1 and not row.startswith("&") for row in written):
+            return Several("cases", tuple(_case(row) for row in written))
+        rows = [row.replace("&", "").strip() for row in written]
+        if len(rows) == 1 or all(row.startswith("=") for row in rows[1:]):
+            return _item(" ".join(rows))  # one statement over several lines
         return Several("list", tuple(_item(row.strip().rstrip(",")) for row in rows))
     return Opaque(canonical(text))
+
+
+def _case(row: str) -> Several:
+    """value & condition of a function by cases; "otherwise" is the condition that always holds."""
+    value, _, condition = row.partition("&")
+    condition = _IF.sub("", condition.replace(MARK, " ").replace(KRAM, " ").strip().rstrip(".,;"))
+    variables = "".join(sorted(set(_VARIABLE.findall(condition))))
+    return Several("row", (_item(value.strip().rstrip(",;")), _item(condition.strip()), Opaque(variables)))
 
 
 def _split(text: str, separator: str) -> list[str]:
@@ -272,27 +273,35 @@ def _item(text: str) -> Answer:
     if _RELATION.search(text):
         return opaque
     try:
+        if absolute := _ABSOLUTE.fullmatch(text):
+            return _bounded_size(*absolute.groups())
         if _COMPARISON.search(text):
             return opaque if "=" in text.replace("<=", "").replace(">=", "") else _inequality(text) or opaque
+        if (about := _approximated(text)) is not None:
+            return about
         text = _ABOUT.sub("=", text).strip().removeprefix("=")
+        if named_ratio := _RATIO_NAME.match(text.partition("=")[0].strip()):
+            text = text.partition("=")[2].strip() if named_ratio.end() == len(text.partition("=")[0].strip()) else text
+        if spoken := _TO.fullmatch(text.strip()):
+            text = f"{spoken.group(1)}:{spoken.group(2)}"
         if ":" in text:
             return _ratio(text)
         sides = [side.strip() for side in text.split("=")]
         if len(sides) == 1:
-            return _value(text)
+            return read_value(text)
         if len(sides) > 4 or not all(sides):
             return opaque
         if len(sides) == 2 and not _LABEL.fullmatch(sides[0]) and _LABEL.fullmatch(sides[1]):
             sides.reverse()  # 3 = x
         if _LABEL.fullmatch(sides[0]):
             named = next((k for k, side in enumerate(sides) if not _LABEL.fullmatch(side)), len(sides) - 1)
-            values = [_value(side) for side in sides[named:]]  # x = y = 2 names 2
+            values = [read_value(side) for side in sides[named:]]  # x = y = 2 names 2
             same = all(equal_values(v.parsed.value, values[-1].parsed.value) for v in values)
             own = sides[0] in values[-1].parsed.value.symbols  # x = x names nothing
             if _DENIED.search(sides[0]) or own or not same:
                 return opaque
             return Named(canonical(sides[0]), values[-1])
-        values = [_value(side) for side in sides]
+        values = [read_value(side) for side in sides]
         if all(v.parsed.value.symbols <= CONSTANTS for v in values):
             # 5+2 = 7 answers 7, 5 = 4 nothing
             same = all(equal_values(v.parsed.value, values[-1].parsed.value) for v in values)
@@ -303,6 +312,34 @@ def _item(text: str) -> Answer:
         return Equation(difference) if difference.symbols - CONSTANTS else opaque
     except NotExact:
         return opaque
+
+
+def _approximated(text: str) -> Answer | None:
+    r"""6\sqrt{3} \approx 10.39: the exact side, when the decimal is its rounding or its beginning; else nothing."""
+    exact, sign, decimal = (
+        (part.strip() for part in re.split(rf"({_ABOUT.pattern})", text, maxsplit=1))
+        if _ABOUT.search(text)
+        else ("", "", "")
+    )
+    if not sign or not exact:
+        return None
+    answer, rounded = _item(exact), read_value(decimal)
+    value = answer.value if isinstance(answer, Named) else answer
+    digits = rounded.parsed.decimals
+    if not isinstance(value, Value) or digits is None:
+        return None
+    x, y = value.parsed.value.approximate(), rounded.parsed.value.approximate()
+    near = x is not None and y is not None and abs(x - y) * 10.0**digits <= 1.0 + 1e-9
+    return answer if near else Opaque(canonical(text))
+
+
+def _bounded_size(inside: str, sign: str, bound: str) -> Answer:
+    """|u| < c and |u| > c as sets."""
+    if sign in ("<", "<=", "\\le"):
+        return Several(
+            "intersection", (_item(f"{inside}{sign} {bound}"), _item(f"{inside}{_FLIPPED[sign]} -({bound})"))
+        )
+    return Several("union", (_item(f"{inside}{sign} {bound}"), _item(f"{inside}{_FLIPPED[sign]} -({bound})")))
 
 
 def equal_values(a: Exact | Term, b: Exact | Term) -> bool:
@@ -323,7 +360,7 @@ def _ratio(text: str) -> Answer:
     if clock and int(clock.group(1)) < 25 and int(clock.group(2)) < 60:
         minutes = Exact.number(60 * int(clock.group(1)) + int(clock.group(2))) * Exact.symbol("clock")
         return Value(Parsed(minutes, None, False), f"{clock.group(3).lower()}m" if clock.group(3) else "")
-    parts = [_value(part) for part in text.split(":")]
+    parts = [read_value(part) for part in text.split(":")]
     if len(parts) > 10 or any(part.unit or part.percent for part in parts):
         raise NotExact("no ratio")
     return Several("ratio", tuple(parts))
@@ -332,7 +369,7 @@ def _ratio(text: str) -> Answer:
 def _inequality(text: str) -> Answer | None:
     """An interval when one variable is bounded by constants, else an Inequality; None when it is neither."""
     signs = [{"<=": "\\le", ">=": "\\ge"}.get(sign, sign) for sign in _COMPARISON.findall(text)]
-    sides = [_value(side) for side in _COMPARISON.split(text)]
+    sides = [read_value(side) for side in _COMPARISON.split(text)]
     if any(side.unit or side.percent for side in sides):
         return None
     if len(signs) == 1:
@@ -340,6 +377,9 @@ def _inequality(text: str) -> Answer | None:
     directions = {sign.strip("\\")[0] in "<l" for sign in signs}
     if len(signs) != 2 or "\\ne" in signs or len(directions) != 1:
         return None
+    for outer, at in ((2, 0), (0, 1)):  # 0 <= x < \\infty
+        if is_infinite(sides[outer]) and signs[outer // 2] in ("<", ">"):
+            return _bound(sides[at], signs[at], sides[at + 1])
     first, second = _bound(sides[0], signs[0], sides[1]), _bound(sides[1], signs[1], sides[2])
     if not (isinstance(first, Several) and isinstance(second, Several)) or "ne" in (first.kind, second.kind):
         return None
@@ -398,37 +438,3 @@ def _is_variable(value: Exact) -> bool:
         return False
     ((symbols, radicand), factor), *_ = value.terms.items()
     return radicand == 1 and factor == 1 and len(symbols) == 1 and symbols[0][1] == 1 and symbols[0][0] not in CONSTANTS
-
-
-def _value(text: str) -> Value:
-    body, unit, percent = text.strip(), "", False
-    if body.startswith(MARK) and body.endswith(KRAM) and body[1:2].isdigit():
-        body = body[1:-1].strip()
-    word = body.replace(MARK, "").replace(KRAM, "").strip().casefold().replace("-", " ")
-    if (number := spelled(word)) is not None:
-        return Value(Parsed(Exact.number(number), None, False))
-    ordinal = _ORDINAL.fullmatch(body)
-    if ordinal:
-        return Value(parse(ordinal.group(1)), "th")
-    scale = _SCALE.search(body)
-    if scale:
-        rest = body[scale.end() :]
-        opened = MARK if rest.endswith(KRAM) and MARK not in rest and rest != KRAM else ""
-        rest = "" if rest == KRAM else opened + rest
-        body = f"{body[: scale.start()]}\\times 10^{{{_SCALES[scale.group(1).lower()]}}}{rest}"
-    based = _BASE.fullmatch(body)
-    if based:
-        base = based.group(2) or based.group(3)
-        return Value(Parsed(Exact.number(int(based.group(1))), None, False), f"base {_BASE_WORDS.get(base, base)}")
-    for pattern, mark in ((_PERCENT, "%"), (_DEGREE, "degree")):
-        match = pattern.search(body)
-        if match and match.start() > 0 and not _TRIGONOMETRIC.search(body):
-            body, percent = body[: match.start()].strip(), mark == "%"
-            unit = "" if percent else mark + (match.group(1) or "")
-            break
-    else:
-        body, unit = without_unit(body)
-    parsed = parse(body)
-    if unit and parsed.value.symbols - {"pi"}:
-        raise NotExact("a unit behind a variable")
-    return Value(parsed, unit, percent)

@@ -14,9 +14,11 @@ from lmm_r1.rewards.spelling import KRAM, MARK, tidy
 from lmm_r1.rewards.text import words
 from lmm_r1.types import Problem, Verdict
 
+_CHINESE = re.compile(r"^(?:故|所以)?(?:答案(?:是|为)?|选项?)\s?[:：]?\s?")
+_BARE_LETTER_UNIT = re.compile(r"(.*\d)\s[mgslhL]")
 _LETTER = re.compile(r"\(?\s?([A-Za-z])\s?[).:]?")
 _LETTERS = re.compile(r"\(?[A-Z]\)?(?:\s?(?:,|and|&|;)\s?\(?[A-Z]\)?){1,9}")
-_WITH_TEXT = re.compile(r"(?:\(\s?([A-Za-z])\s?\)|([A-Za-z])(?:\s?[).:]|\s(?=[-(\d])))\s*-?\s*(\S.*)", re.DOTALL)
+_WITH_TEXT = re.compile(r"(?:\(\s?([A-Za-z])\s?\)|([A-Za-z])(?:\s?[).:,]|\s?(?=\()|\s(?=[-\d])))\s*(\S.*)", re.DOTALL)
 _OPTION = re.compile(r"^(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:?\s+", re.IGNORECASE)
 _ALL_IN_ONE = re.compile(r"[A-J]{2,8}")
 #: In a text behind a letter, where there are no options to compare it with: perhaps a second answer, or a denial.
@@ -27,6 +29,7 @@ _CAPITALS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
 def _bare(text: str) -> str:
+    text = _CHINESE.sub("", text.strip())
     return _OPTION.sub("", " ".join(tidy(text).replace(MARK, " ").replace(KRAM, " ").split()))
 
 
@@ -41,7 +44,10 @@ def letters(text: str) -> frozenset[str] | None:
 
 
 def _fits(option: str, text: str) -> bool:
-    return words(option) == words(text) != () or judge(option, text).value == 1.0
+    if words(option) == words(text) != () or judge(option, text).value == 1.0:
+        return True
+    length = _BARE_LETTER_UNIT.fullmatch(option.strip())  # beside "5 cm" the option "5 m" is no product
+    return length is not None and judge(length.group(1), text).value == 1.0
 
 
 def _by_text(choices: Sequence[str], text: str) -> list[str]:
@@ -75,13 +81,19 @@ def judge_choice(gold: str, answer: str, choices: Sequence[str] | None) -> Verdi
         letter = (match.group(1) or match.group(2)).upper()
         number = ord(letter) - 65
         rest = match.group(3).strip()
-        rest = rest[1:-1] if rest[:1] == "(" and rest[-1:] == ")" and rest.count("(") == 1 and options else rest
-        if options and not (number < len(options) and letter in _by_text(options, rest)):
+        rest = _unbracketed(rest) if options else rest
+        # A dash between the letter and its text, or the text's own minus sign?
+        texts = (rest, _unbracketed(rest[1:].strip())) if rest[:1] == "-" else (rest,)
+        if options and not (number < len(options) and any(letter in _by_text(options, t) for t in texts if t)):
             return WRONG
         if not options and _SECOND_THOUGHT.search(rest):
             return Verdict(0.0, "ambiguous")
         return RIGHT if wanted == {letter} else WRONG
     return _decide(wanted, _by_text(options, text))
+
+
+def _unbracketed(text: str) -> str:
+    return text[1:-1] if text[:1] == "(" and text[-1:] == ")" and text.count("(") == 1 else text
 
 
 def _decide(wanted: frozenset[str], found: Sequence[str]) -> Verdict:

@@ -282,7 +282,7 @@ class _Reader(Generic[R]):
             if exponent.rational == -1:
                 name, exponent = inverse_of(name), None
         argument = self._argument()
-        self.unfinished |= argument.symbols <= CONSTANTS
+        self.unfinished |= argument.symbols <= CONSTANTS and name != "exp"
         value = self.ring.call(name, (argument,) if base is None else (argument, base))
         return value if exponent is None else value.power(exponent)
 

@@ -27,7 +27,6 @@ from lmm_r1.rewards.answers import (
     Named,
     Opaque,
     Several,
-    Value,
     equal_values,
     minus,
     read,
@@ -35,21 +34,18 @@ from lmm_r1.rewards.answers import (
 from lmm_r1.rewards.exact import Exact, TooBig
 from lmm_r1.rewards.extract import MAX_ANSWER, extract
 from lmm_r1.rewards.latex import Parsed, parse
+from lmm_r1.rewards.phrases import unframed, without_tail
 from lmm_r1.rewards.realsets import is_set_expression, same_real_set
-from lmm_r1.rewards.spelling import KRAM, MARK, canonical, join_thousands, tidy
+from lmm_r1.rewards.spelling import MARK, canonical, join_thousands, tidy
 from lmm_r1.rewards.terms import CONSTANTS, Term
 from lmm_r1.rewards.units import conversion
+from lmm_r1.rewards.values import Value
 from lmm_r1.types import Problem, Verdict
 
 _EXACT_DECIMALS = 6  # as in the released checker: 0.333333 is 1/3, 0.333 is not
 _FLOAT_DECIMALS = 12
-_BEFORE = re.compile(
-    rf"^{MARK}?\s?(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?(?:answer|result)(?: is)?\s?[:=]?\s?{KRAM}?\s?(?=.)",
-    re.IGNORECASE,
-)
 _ZEROS = re.compile(r",0\d\d(?!\d)")
 RIGHT, WRONG = Verdict(1.0, "correct"), Verdict(0.0, "wrong")
-_SCALE_LEFT_OUT = ({"degree", "degreeC"}, {"degree", "degreeF"})
 _LETTER_UNITS = frozenset("mghls")  # read as a variable when no word marks them
 
 
@@ -63,6 +59,8 @@ def same(gold: Answer, answer: Answer) -> bool:
         return isinstance(gold, Inequality) and isinstance(answer, Inequality) and _same_inequality(gold, answer)
     if isinstance(gold, Equation) or isinstance(answer, Equation) or _is_relation(gold):
         return _same_up_to_a_factor(_difference(gold), _difference(answer), negative=True)
+    if isinstance(gold, Named) and isinstance(answer, Named) and gold.name.count("'") != answer.name.count("'"):
+        return False  # y and its derivative
     if same_value(_plain(gold), _plain(answer)):
         return not _is_relation(answer) or not isinstance(gold, Named)
     return isinstance(gold, Named) and _same_up_to_a_factor(_difference(gold), _difference(answer), negative=True)
@@ -112,7 +110,10 @@ def _same_up_to_a_factor(gold: Exact | Term | None, answer: Exact | Term | None,
 
 def same_value(gold: Value, answer: Value) -> bool:
     """Exactly equal, or equal by one of the two rounding rules; units must not contradict each other."""
-    if gold.unit and answer.unit and gold.unit != answer.unit and {gold.unit, answer.unit} not in _SCALE_LEFT_OUT:
+    if (gold.percent and answer.unit) or (answer.percent and gold.unit):
+        return False  # both sides say what they count
+    scale_left_out = answer.unit == "degree" and gold.unit in ("degreeC", "degreeF")
+    if gold.unit and answer.unit and gold.unit != answer.unit and not scale_left_out:
         return _same_measure(gold, answer)
     if "clock" in gold.parsed.value.symbols ^ answer.parsed.value.symbols:  # 1:20 beside 1/20 is no time of the day
         left, right = _clock_as_ratio(gold), _clock_as_ratio(answer)
@@ -170,13 +171,23 @@ def _equal(gold: Parsed, answer: Parsed) -> bool:
             return False  # it could have been written exactly
         if found is None or abs(found) * 10 ** (answer.decimals - _EXACT_DECIMALS + 1) < 1:
             return False  # 0.000002 shows one digit, not six
-        return _near(gold.value, answer.value, answer.decimals, 1.0)
+        return _near(gold.value, answer.value, answer.decimals, 0.5) or _truncated(
+            gold.value, answer.value, answer.decimals
+        )
     if gold.decimals is not None and gold.decimals >= 2 and answer.decimals is None:
         exact = answer.value.rational
         if exact is not None and 10**_FLOAT_DECIMALS % exact.denominator == 0:
             return False  # 127/500 is 0.254: a gold of 0.25 is no rounding of it
         return _near(gold.value, answer.value, gold.decimals, 0.5)
     return False
+
+
+def _truncated(exact: Exact | Term, cut: Exact | Term, decimals: int) -> bool:
+    """Whether `cut` is `exact` without the digits after the first `decimals`."""
+    x, y = exact.approximate(), cut.approximate()
+    if x is None or y is None or x * y < 0:
+        return False
+    return _near(exact, cut, decimals, 1.0) and abs(y) <= abs(x)
 
 
 def _near(a: Exact | Term, b: Exact | Term, decimals: int, units: float) -> bool:
@@ -198,6 +209,8 @@ def _same_several(gold: Answer, answer: Answer) -> bool:
     kinds = {gold.kind, answer.kind}
     if kinds == {"ratio"}:
         return _same_ratio(gold, answer)
+    if "cases" in kinds:
+        return kinds == {"cases"} and _same_cases(gold, answer)
     if kinds & {"set"} and kinds & {"()"}:  # one point in braces
         inner = gold if gold.kind == "set" else answer
         if len(inner.items) == 1:
@@ -235,6 +248,28 @@ def _same_members(gold: Several, answer: Several) -> bool:
             return False
         del left[found]
     return True
+
+
+def _same_cases(gold: Several, answer: Several) -> bool:
+    """The same values under the same conditions, in any order; one side may say "otherwise" once."""
+    otherwise = Opaque("otherwise")
+    left = [row.items for row in answer.items if isinstance(row, Several)]
+    if len(left) != len(gold.items):
+        return False
+    open_rows = []  # rows of the gold whose condition the answer does not name
+    for value, condition, variables in (row.items for row in gold.items if isinstance(row, Several)):
+        named = (
+            k for k, (v, c, names) in enumerate(left) if same(condition, c) and variables == names and same(value, v)
+        )
+        found = next(named, None)
+        if found is None:
+            open_rows.append((value, condition))
+        else:
+            del left[found]
+    if not open_rows:
+        return True
+    (value, condition), (other, other_condition, _) = open_rows[0], left[0]
+    return len(open_rows) == 1 and otherwise in (condition, other_condition) and same(value, other)
 
 
 def _distinct_names(answer: Several) -> bool:
@@ -297,7 +332,7 @@ def _read_gold(gold: str) -> tuple[str, Answer, Answer] | None:
     """(canonical text, reading with thousands joined, reading without); None for a gold that cannot pay."""
     if not gold.strip() or len(gold) > MAX_ANSWER:
         return None
-    text = tidy(gold)
+    text = without_tail(tidy(gold))
     try:
         readings = _readings(text)
     except TooBig:
@@ -359,7 +394,7 @@ def judge(gold: str, answer: str) -> Verdict:
         return Verdict(0.0, "error")
     if len(answer) > MAX_ANSWER:
         return Verdict(0.0, "too_big")
-    text = _BEFORE.sub("", tidy(answer), count=1)
+    text = unframed(tidy(answer))
     try:
         readings = _readings(text)
     except TooBig:
@@ -368,7 +403,7 @@ def judge(gold: str, answer: str) -> Verdict:
     try:
         if canonical(text) == string or any(same(g, a) for g, a in zip(golds, readings, strict=True)):
             return RIGHT
-        if _same_products(tidy(gold), text):
+        if _same_products(without_tail(tidy(gold)), text):
             return RIGHT
     except TooBig:
         return Verdict(0.0, "too_big")

@@ -6,11 +6,12 @@ point is exact. `meta["tolerance"]` (relative, at most 0.1) widens that, as Char
 
 from __future__ import annotations
 
-from lmm_r1.rewards.answers import Named, Value, equal_values, read
+from lmm_r1.rewards.answers import Named, equal_values, read
 from lmm_r1.rewards.exact import TooBig
 from lmm_r1.rewards.extract import MAX_ANSWER
 from lmm_r1.rewards.math import checked
 from lmm_r1.rewards.spelling import join_thousands, tidy
+from lmm_r1.rewards.values import Value
 from lmm_r1.types import Problem, Verdict
 
 MAX_TOLERANCE = 0.1

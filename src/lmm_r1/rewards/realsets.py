@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lmm_r1.rewards.answers import INTERVALS, Answer, Several, Value, equal_values, is_infinite
+from lmm_r1.rewards.answers import INTERVALS, Answer, Several, equal_values, is_infinite
+from lmm_r1.rewards.values import Value
 
 _OPERATIONS = ("union", "intersection", "minus", "ne")
 

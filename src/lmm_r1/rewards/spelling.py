@@ -21,6 +21,9 @@ _SPELLING = str.maketrans(
     {
         **dict.fromkeys("−–—‐‑‒", "-"),
         **dict.fromkeys("$`€£¥", " "),
+        "。": ".",
+        "、": ",",
+        "度": "^\\circ ",
         "×": "\\times ",
         "·": "\\cdot ",
         "⋅": "\\cdot ",
@@ -52,13 +55,20 @@ _SPELLING = str.maketrans(
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u200b-\u200f\u2060\ufeff]")
 _DROPPED = re.compile(
-    r"\\(?:left|right|displaystyle|limits|(?:big|Big|bigg|Bigg)[lr]?|textstyle|boldsymbol|bf|rm|it)(?![a-zA-Z])|\\[!]|\\\$"
+    r"\\(?:left|right|displaystyle|limits|(?:big|Big|bigg|Bigg)[lr]?|textstyle|boldsymbol|bf|rm|it|tiny|small|normalsize|[lL]arge|LARGE|[hH]uge)(?![a-zA-Z])|\\[!]|\\\$"
 )
 _SPACE = re.compile(r"\\(?:[ ;:()\[\]]|quad(?![a-zA-Z])|qquad(?![a-zA-Z]))|\\\\")
 _FRAC = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _FONT = re.compile(r"\\(?:mathrm|text|mathbf|rm)\s+([a-zA-Z])(?![a-zA-Z])")
 _COLOUR = re.compile(r"\\(?:text)?color\s?\{[a-zA-Z!0-9]{1,20}\}")
 _CHOOSE = re.compile(r"\{\s?([^{}\\]{1,40})\\choose(?![a-zA-Z])\s?([^{}\\]{1,40})\}")
+_OVER_BAR = re.compile(r"\{\s?([^{}\\]{1,40})\\over(?![a-zA-Z])\s?([^{}\\]{1,40})\}")
+_COMBINATIONS = re.compile(r"(?<![a-zA-Z\\])C_\s?(?:\{([^{}]{1,6})\}|(\d))\s?\^\s?(?:\{([^{}]{1,6})\}|(\d))")
+_NUMBER_SETS = re.compile(r"\\(?:mathbf|mathrm|bm)\s?\{\s?([RZNQ])\s?\}")
+_VECTOR = re.compile(r"\\(?:vec|overrightarrow)\s?(?:\{\s?([a-z])\s?\}|([a-z])(?![a-zA-Z]))")
+_ANGLE_NAME = re.compile(r"\\angle\s?\{([A-Z0-9]{1,4})\}")
+_SYSTEM = re.compile(r"\\\{\s?\\begin\s?\{array\}\s?\{[lcr| ]*\}(.*?)\\end\s?\{array\}\s?\.?", re.DOTALL)
+_ITALIC = re.compile(r"\*([^*\s][^*]{0,200})\*")
 _BINOM = re.compile(r"\\[dt]binom(?![a-zA-Z])")
 _ROW_SPACE = re.compile(r"\\\\\s?\[\d{1,3}\s?(?:pt|em|ex|mm)\]")
 _EMPHASIS = re.compile(r"(?:(?<=\s)|^)\*\*(?! )([^*]{1,200}?)(?<! )\*\*(?=[\s.,;:!?]|$)")
@@ -92,8 +102,9 @@ _BOX = re.compile(r"\\boxed\s{0,4}\{")
 _MONEY = re.compile(r"[\s$]*(-?)\s*(\\\$|[€£¥])\s*(\d[\d.,]*?(?:\{,\}\d{3})*)[\s$.,]*")
 _CURRENCIES = {"\\$": "dollar", "€": "euro", "£": "sterling", "¥": "yen"}
 _AND_SO_ON = re.compile(r",\s*(?:\.{3}|\\[lc]?dots)[\s$.]*$")
+_ROUND = re.compile(r"\^\s?\{\s*\\circ\s*\}")
 _SMALL_O = re.compile(r"(?<=\d)\s?\^\s?(?:\{\s?o\s?\}|o(?![a-zA-Z]))")
-_MODULUS = re.compile(r"\\pmod\s?(?:\{\s?(\d+)\s?\}|(\d+))|\(\s?\\?b?mod\s?(\d+)\s?\)")
+_MODULUS = re.compile(r"\\pmod\s?(?:\{\s?(\d+)\s?\}|(\d+))|\(\s?\\?\x02?b?mod\x03?\s{0,2}(\d+)\s?\)")
 _PER_SQUARED = re.compile(r"\bper (second|sec|hour|minute) squared\b")
 _GROUP = re.compile(r"(?<=\d)(?:\{,\}|\\,|\\ )(?=\d{3}(?!\d))")
 _THIN = re.compile(r"\\,")
@@ -109,7 +120,9 @@ def tidy(text: str) -> str:
     money = _MONEY.fullmatch(text)
     if money:
         text = f"{money.group(1)}{money.group(3)}\\text{{ {_CURRENCIES[money.group(2)]}}}"
-    text = text.replace("º", "°").replace("˚", "°")
+    text = text.replace("º", "°").replace("˚", "°").replace("ℝ", "\\mathbb{R}").replace("ℤ", "\\mathbb{Z}")
+    text = text.replace("平方厘米", "\\text{ cm}^2").replace("厘米", "\\text{ cm}")
+    text = _NUMBER_SETS.sub(r"\\mathbb{\1}", text)
     text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m.group()), text)
     text = re.sub("[⁰¹²³⁴-⁹⁻⁺]+", lambda m: "^{" + m.group().translate(_SUPER) + "}", text)
     text = re.sub("[₀-₉]+", lambda m: "_{" + m.group().translate(_SUB) + "}", text)
@@ -122,9 +135,19 @@ def tidy(text: str) -> str:
     text = _THIN.sub(" ", _GROUP.sub("", text))
     text = _FONT.sub(r"\\mathrm{\1}", text)
     text = _CHOOSE.sub(r"\\binom{\1}{\2}", _BINOM.sub(r"\\binom", _COLOUR.sub("", text)))
+    text = _COMBINATIONS.sub(lambda m: f"\\binom{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}", text)
+    text = _VECTOR.sub(lambda m: f" {m[1] or m[2]} ", _OVER_BAR.sub(r"\\frac{\1}{\2}", text))
+    text = _SYSTEM.sub(r"\\begin{cases}\1\\end{cases}", _ANGLE_NAME.sub(r"\\angle \1", text))
     text = _FRAC.sub(r"\\frac", _SYNONYM.sub(lambda m: _SYNONYMS[m.group()], text))
     text = _TEXT.sub(_unwrap, _unboxed(_TEXT.sub(_unwrap, text)))
-    text = _SPACE.sub(" ", text).replace("^{\\circ}", "^\\circ").replace("\\degree", "^\\circ ")
+    text = (
+        _ROUND.sub(r"^\\circ ", _SPACE.sub(" ", text))
+        .replace("\\degree", "^\\circ ")
+        .replace("\\colon", ":")
+        .replace("\\mp", "\\pm")
+    )
+    if italic := _ITALIC.fullmatch(text.strip()):
+        text = italic.group(1).strip()
     text = _MODULUS.sub(lambda m: f"\\pmod {m.group(1) or m.group(2) or m.group(3)}", _SMALL_O.sub(r"^\\circ ", text))
     return _BLANKS.sub(" ", text).rstrip("\\ ").strip().rstrip(".,;:").strip()
 

@@ -182,8 +182,8 @@ def _agree(left: Term, right: Term, natural: bool) -> bool | None:
             return False
         else:
             real += 1
-    if real:
-        return True
+    if real > 1 or (real and not names):
+        return True  # one real point alone proves nothing: sqrt{x-1} and sqrt{1-x} agree at 1, and are both 0 there
     return all(other) if other else None
 
 

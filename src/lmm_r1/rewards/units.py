@@ -35,14 +35,14 @@ _FRACTION_UNIT = re.compile(
 )
 _BARE_UNIT = re.compile(r"(?<![a-zA-Z\\_])([a-zA-Z][a-zA-Z /]{1,40})()(?:\^\{?([23])\}?)?$")
 #: Units that may follow a number without \text; other bare words need at least four letters.
-_SHORT_NAMES = "mm cm dm km nm in ft yd mi kg mg lb oz ml mL cl cL kL ms min hr hrs hour mph kmh day days gal sec secs lbs mins cc Hz kHz mV kV mA ohm Pa kPa kJ kW kN"
+_SHORT_NAMES = "mm cm dm km nm in ft yd mi kg mg lb oz ml mL cl cL kL ms min hr hrs hour mph kmh day days gal USD usd sec secs lbs mins cc Hz kHz mV kV mA ohm Pa kPa kJ kW kN"
 _SHORT = frozenset(_SHORT_NAMES.split())
 _ALIASES = {
     "centimeter": "cm", "centimetre": "cm", "meter": "m", "metre": "m", "kilometer": "km", "kilometre": "km",
     "millimeter": "mm", "millimetre": "mm", "inch": "in", "inche": "in", "foot": "ft", "feet": "ft", "yard": "yd",
     "mi": "mile", "kilogram": "kg", "gram": "g", "milligram": "mg", "pound": "lb", "lbs": "lb", "ounce": "oz", "cents": "cent",
     "hour": "h", "hr": "h", "hrs": "h", "minute": "min", "mins": "min", "second": "s", "sec": "s", "liter": "l", "litre": "l",
-    "milliliter": "ml", "millilitre": "ml", "mph": "mile/h", "kmh": "km/h", "kph": "km/h", "kmph": "km/h", "gal": "gallon", "cc": "cm3",
+    "milliliter": "ml", "millilitre": "ml", "mph": "mile/h", "kmh": "km/h", "kph": "km/h", "kmph": "km/h", "gal": "gallon", "cc": "cm3", "usd": "dollar",
 }  # fmt: skip
 #: Words that change what a number says; "5 or more" is not 5.
 _CHANGING_WORDS = (

@@ -1,0 +1,59 @@
+r"""Words around an answer: "Thus, the area is 24", "2^k for some integer k", "6\sqrt{3} (approximately 10.39)".
+
+`unframed` takes off what says nothing about the answer itself; a word that denies or weakens stops it. Works on tidy text
+(spelling.py) with closed patterns of bounded length. Left out: reading a sentence for its meaning.
+"""
+
+from __future__ import annotations
+
+import re
+
+from lmm_r1.rewards.spelling import KRAM, MARK
+
+#: A frame with one of these is no frame: "the area is not 5", "x is less than 5".
+_DENY = (
+    "not|never|no|none|nor|neither|cannot|can't|isn't|less|more|fewer|greater|least|most|than|about|around|approximately|nearly|almost|"
+    "or|if|unless|except|but|between|undefined|unknown|wrong|incorrect|maybe|perhaps|possibly|probably|might|could|either|any"
+)
+_WORD = rf"(?!(?:{_DENY})(?![a-z']))[a-zA-Z'-]{{1,20}}"
+_HERE = rf"(?!(?:{_DENY})(?![a-z'])(?! (?:real )?solutions?))(?=.)"
+_OPENING = re.compile(
+    rf"^{MARK}?\s?(?:(?:so|thus|hence|therefore|then|finally|and),? )?(?:"
+    rf"(?:the|its|this|that)(?: {MARK}?{_WORD}{KRAM}?){{1,8}} (?:is|are|equals|was)"
+    r"|(?:it|this|that) (?:is|equals)|we (?:get|have|find|obtain|conclude)(?: that)?|there (?:is|are)|[A-Z]{2} (?:is|equals)"
+    rf")(?: equal to)?\s?[:=]?\s?{KRAM}?\s?{_HERE}",
+    re.IGNORECASE,
+)
+_ANSWER = re.compile(
+    rf"^{MARK}?\s?(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?(?:answer|result)(?: is)?\s?[:=]?\s?{KRAM}?\s?(?=.)",
+    re.IGNORECASE,
+)
+_ONLY_SIGN = re.compile(
+    rf"^(?:\\(?:therefore|Rightarrow|implies|Longrightarrow)(?![a-zA-Z])|{MARK}?(?:so|thus|hence|therefore){KRAM}?,)\s?(?=.)",
+    re.IGNORECASE,
+)
+_CHINESE = re.compile(r"^(?:故|所以)?(?:答案(?:是|为)?|选项?|为|等于)\s?[:：]?\s?")
+_APPROXIMATION = re.compile(
+    rf"\s?\(\s?{MARK}?\s?(?:approximately|approx\.?|about|or|i\.?e\.?,?|\\approx)\s?{KRAM}?\s?([^()]{{1,60}}?)\s?{KRAM}?\)$"
+)
+_TAIL = re.compile(
+    rf"\s?,?\s?{MARK}?\s?for (?:all|any|every|each|some) [a-zA-Z ]{{0,40}}{KRAM}?\s?[a-z]?(?:\s?\\in\s?\\mathbb\s?\{{?[RZNQC]\}}?)?{KRAM}?$",
+    re.IGNORECASE,
+)
+_MEMBERSHIP = re.compile(
+    r"(?<=[^\s,;])\s?[,;]?\s?\(?\s?[a-z]\s?\\in\s?\\mathbb\s?\{?[ZR]\}?(?:_?\^?\{?[+*]\}?)?\s?\)?$"
+)
+
+
+def unframed(text: str) -> str:
+    """An answer without its lead-in and its tail; what denies or hedges stays, and is then no value."""
+    text = _CHINESE.sub("", _ONLY_SIGN.sub("", text, count=1), count=1)
+    for opening in (_ANSWER, _OPENING):
+        text = opening.sub("", text, count=1)
+    return without_tail(_APPROXIMATION.sub(r" \\approx \1", text, count=1)).strip()
+
+
+def without_tail(text: str) -> str:
+    r"""2^k, k \in \mathbb{Z}, or 2^k for some integer k, without what says where k comes from. Golds have such tails too."""
+    shorter = _MEMBERSHIP.sub("", _TAIL.sub("", text, count=1), count=1).strip()
+    return shorter.rstrip(",;") or text
