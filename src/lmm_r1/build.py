@@ -218,7 +218,7 @@ def evaluate_with(shop: Workshop, name: str, engine: EmbeddedEngine, adapter: Mo
     with engine.awake():
         return evaluate_set(
             name, knobs.items, engine, adapter, shop.images, make_scorer(Reward()), sampling,
-            system=system, seed=shop.recipe.seed,
+            system=system, seed=shop.recipe.seed, blind=min(knobs.blind, knobs.items),
         )  # fmt: skip
 
 
@@ -341,7 +341,13 @@ def stage_run(
 
 
 def _metrics(results: Mapping[str, SetResult]) -> dict[str, float]:
-    return {f"evaluate/{name}/accuracy": float(r.summary()["accuracy"]) for name, r in results.items()}
+    """evaluate/<set>/accuracy, and over all sets with pictures blind/accuracy and blind/seeing."""
+    summaries = {name: result.summary() for name, result in results.items()}
+    metrics = {f"evaluate/{name}/accuracy": float(s["accuracy"]) for name, s in summaries.items()}
+    checks = [s["blind"] for s in summaries.values() if "blind" in s]
+    if checks:
+        metrics |= {f"blind/{key}": float(np.mean([c[key] for c in checks])) for key in ("accuracy", "seeing")}
+    return metrics
 
 
 def make_source(data: Data, recipe_path: Path, images: ImageStore, seed: int) -> Source:

@@ -145,6 +145,7 @@ class Evaluate(Knobs):
     sets: tuple[str, ...] = Field(("text", "geometry", "perception"), description="names of evaluation.suites.SUITES")
     items: Positive = Field(500, description="items of each set; the sets are fixed, this takes the first ones")
     every: int = Field(0, ge=0, description="also every so many steps inside a stage; 0 = only at its end")
+    blind: int = Field(0, ge=0, description="so many items of each set with pictures are also answered with blank ones")
     prompt: str = Field("think", description="prompt profile")
     also_without_prompt: bool = Field(True, description="evaluate the base without the system prompt too (paper C.2)")
     temperature: float = Field(1.0, gt=0, description="of sampling")

@@ -23,6 +23,7 @@ from lmm_r1.errors import EngineError, Fault, Interrupted, NumericError
 from lmm_r1.rollout.collect import collect, describe
 from lmm_r1.rollout.play import MakeEnvironment
 from lmm_r1.runs.checkpoint import newest_good, save_checkpoint
+from lmm_r1.runs.diagnose import Watch
 from lmm_r1.runs.folder import StageFolder
 from lmm_r1.runs.live import LiveView
 from lmm_r1.runs.tracker import ReplayedTracker
@@ -118,6 +119,7 @@ def train_stage(run: StageRun) -> str:
     done = resume(run)
     digest = run.link.sync(version=done)
     run.live.stage(run.name, stage.steps, done)
+    watch = Watch()
     for step in range(done, stage.steps):
         timer = Timer()
         stop_if_asked(run, step)
@@ -154,6 +156,8 @@ def train_stage(run: StageRun) -> str:
             save(run, step + 1)
         run.forget_images()
         run.live.step(step + 1, metrics, groups[0].rollouts[0].turns[-1].reply if groups else "")
+        for condition in watch.add(metrics):
+            run.live.note(f"{run.name}, step {step + 1}: {condition}")
     return digest
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from lmm_r1.evaluation.suites import suite
 from lmm_r1.rewards.format import reasons
 from lmm_r1.rollout.play import Sampling, play
 from lmm_r1.seams import ModelAdapter, RolloutEngine, Scorer
+from lmm_r1.types import Image, Problem, Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class SetResult:
     name: str
     version: int
     items: tuple[ItemResult, ...]
+    blind: tuple[ItemResult, ...] = ()  # the first of the same items, answered with blank pictures
 
     def summary(self) -> dict[str, Any]:
         """The fields of results.json: accuracy with its 95 % Wilson interval, and what lies behind it.
@@ -64,18 +66,39 @@ class SetResult:
             "mean_length": float(np.mean([i.length for i in self.items])),
             "version": self.version,
             "verdicts": dict(Counter(i.verdict for i in self.items).most_common()),
+            **self._blind_check(),
         }
+
+    def _blind_check(self) -> dict[str, Any]:
+        """Accuracy with blank pictures, and what seeing adds (paired, with its 95 % interval); {} when it was not asked."""
+        if not self.blind:
+            return {}
+        seeing = [i.accuracy for i in self.items[: len(self.blind)]]
+        blind = [i.accuracy for i in self.blind]
+        mean, low, high = paired_difference(seeing, blind)
+        return {
+            "blind": {
+                "n": len(blind), "accuracy": float(np.mean(blind)), "seeing": float(np.mean(seeing)),
+                "gain": mean, "low": low, "high": high,
+            }
+        }  # fmt: skip
 
     def record(self) -> dict[str, object]:
         """Summary and items, as saved in evaluations/."""
-        return {"set": self.name, "summary": self.summary(), "items": [asdict(i) for i in self.items]}
+        return {
+            "set": self.name,
+            "summary": self.summary(),
+            "items": [asdict(i) for i in self.items],
+            "blind": [asdict(i) for i in self.blind],
+        }
 
 
 def result_from(record: Mapping[str, object]) -> SetResult:
     """The inverse of `SetResult.record`."""
-    summary, items = record["summary"], record["items"]
-    assert isinstance(summary, Mapping) and isinstance(items, Sequence)
-    return SetResult(str(record["set"]), int(summary["version"]), tuple(ItemResult(**i) for i in items))
+    summary, items, blind = record["summary"], record["items"], record.get("blind", [])
+    assert isinstance(summary, Mapping) and isinstance(items, Sequence) and isinstance(blind, Sequence)
+    read = (tuple(ItemResult(**i) for i in part) for part in (items, blind))
+    return SetResult(str(record["set"]), int(summary["version"]), *read)
 
 
 def evaluate_set(
@@ -89,13 +112,46 @@ def evaluate_set(
     *,
     system: str,
     seed: int,
+    blind: int = 0,
 ) -> SetResult:
-    """Evaluate the weights that the engine holds on the first n items of a suite, one sample each."""
+    """Evaluate the weights that the engine holds on the first n items of a suite, one sample each.
+
+    blind: so many of them are also answered with every picture blank (nothing for a set without pictures).
+    """
     chosen = suite(name)
     problems = [with_system(p, system) for p in chosen.problems(images, n)]
-    rollouts = play(
-        [(p, 0) for p in problems], engine, adapter, ENVIRONMENTS, sampling, ("evaluate", seed, name, chosen.version)
+    key = ("evaluate", seed, name, chosen.version)
+    unseen = [blanked(p, images) for p in problems[:blind] if p.images]
+    return SetResult(
+        name,
+        chosen.version,
+        _answers(problems, engine, adapter, score, sampling, key),
+        _answers(unseen, engine, adapter, score, sampling, key) if len(unseen) == min(blind, n) else (),
     )
+
+
+def blanked(problem: Problem, images: ImageStore) -> Problem:
+    """The problem with every picture replaced by a grey one of the same size: what is left is what a blind model knows."""
+
+    def blank(part: Text | Image) -> Text | Image:
+        if isinstance(part, Text):
+            return part
+        return images.put(np.full_like(images.get(part.sha), 128))
+
+    messages = tuple(replace(m, content=tuple(map(blank, m.content))) for m in problem.messages)
+    return replace(problem, messages=messages)
+
+
+def _answers(
+    problems: Sequence[Problem],
+    engine: RolloutEngine,
+    adapter: ModelAdapter,
+    score: Scorer,
+    sampling: Sampling,
+    key: tuple[object, ...],
+) -> tuple[ItemResult, ...]:
+    """One sampled and verified answer to each problem."""
+    rollouts = play([(p, 0) for p in problems], engine, adapter, ENVIRONMENTS, sampling, key)
     results = []
     for problem, rollout in zip(problems, rollouts, strict=True):
         replies = [turn.reply for turn in rollout.turns]
@@ -111,7 +167,7 @@ def evaluate_set(
                 length=rollout.reply_tokens,
             )
         )
-    return SetResult(name, chosen.version, tuple(results))
+    return tuple(results)
 
 
 def difference(a: str, b: str, results: Mapping[str, Mapping[str, SetResult]], name: str) -> dict[str, object]:

@@ -25,10 +25,28 @@ def results_of(recipe: Recipe, results: Mapping[str, Mapping[str, SetResult]]) -
     return {
         "arms": {arm: {name: r.summary() for name, r in sets.items()} for arm, sets in results.items()},
         "differences": differences,
-        "findings": [finding(d) for d in differences],
+        "findings": [finding(d) for d in differences] + blind_findings(results),
         "seed": recipe.seed,
         "rollouts": {arm: _rollouts(recipe, arm) for arm in results},
     }
+
+
+def blind_findings(results: Mapping[str, Mapping[str, SetResult]]) -> list[str]:
+    """What the blind check says of every arm and set on which it was made."""
+    found = []
+    for arm, sets in results.items():
+        for name, result in sets.items():
+            check = result.summary().get("blind")
+            if check is None:
+                continue
+            points = f"{100 * check['gain']:+.1f} points [{100 * check['low']:+.1f}, {100 * check['high']:+.1f}]"
+            if check["low"] > 0:
+                found.append(f"{name}: {arm} needs its pictures, {points} over blank ones")
+            else:
+                found.append(
+                    f"{name}: pictures do not matter to {arm} as far as {check['n']} items tell, {points} over blank ones"
+                )
+    return found
 
 
 def finding(d: Mapping[str, Any]) -> str:

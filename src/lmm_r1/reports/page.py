@@ -25,6 +25,7 @@ from lmm_r1.reports import plots
 from lmm_r1.reports.rollouts import safe, stage_rollouts
 from lmm_r1.reports.style import STYLE
 from lmm_r1.reports.verdicts import arms_table, stage_line
+from lmm_r1.runs.diagnose import diagnose
 from lmm_r1.runs.folder import RunFolder, StageFolder
 from lmm_r1.runs.jsonl import read_steps, write_text
 
@@ -264,7 +265,17 @@ def _stage(name: str, records: Sequence[Mapping[str, Any]], folder: StageFolder,
         if shown
         else ""
     )
-    return f'<section><h2><i style="background:{colour}"></i>{safe(name)}</h2>{curves}{stage_line(records)}{_seconds(records)}{rollouts}</section>'
+    return f'<section><h2><i style="background:{colour}"></i>{safe(name)}</h2>{curves}{_conditions(records)}{stage_line(records)}{_seconds(records)}{rollouts}</section>'
+
+
+def _conditions(records: Sequence[Mapping[str, Any]]) -> str:
+    """What diagnose() makes of the stage, a line each."""
+    found = diagnose([r for r in records if plots.number(r, "step") > 0])
+    lines = "".join(
+        f"<li><b>{safe(c.name.replace('_', ' '))}</b>: {safe(c.seen)}. {safe(c.cause)}; {safe(c.remedy)}.</li>"
+        for c in found
+    )
+    return f'<ul class="conditions">{lines}</ul>' if lines else ""
 
 
 def _seconds(records: Sequence[Mapping[str, Any]]) -> str:

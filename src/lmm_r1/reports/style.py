@@ -55,6 +55,7 @@ h2 i{width:13px;height:13px}
 .graph .name{font-weight:600;font-size:13.5px;fill:var(--ink)}
 .graph .note{font-size:11px;fill:var(--soft)}
 .graph .edge{fill:none;stroke:#9aa1ad;stroke-width:1.6}
+.conditions{margin:8px 0;padding:10px 14px 10px 30px;border-left:3px solid #c77700;background:#fdf6ea;border-radius:4px;font-size:13.5px}
 .spent{color:var(--soft);font-size:13px}
 details{border:1px solid var(--line);border-radius:10px;padding:10px 16px;margin:10px 0}
 summary{cursor:pointer;font-weight:600}
