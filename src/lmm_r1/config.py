@@ -137,6 +137,9 @@ class Update(Knobs):
     weight_decay: float = Field(0.0, ge=0, description="of AdamW")
     max_grad_norm: float = Field(1.0, gt=0, description="global L2 norm")
     freeze: tuple[str, ...] = Field((), description='parts not trained: "vision", "merger", "language"')
+    lr_scale: dict[Literal["vision", "merger", "language"], Annotated[float, Field(gt=0)]] = Field(
+        {}, description="learning rate of a part as a multiple of lr, for example { vision = 0.1 }"
+    )
 
 
 class Evaluate(Knobs):

@@ -68,6 +68,25 @@ def test_gae_by_hand() -> None:
     close(returns, expected + exact([1, 0.5, 0.25]))
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_gae_equals_its_definition(seed: int) -> None:
+    """Catches a recursion that is not the sum it stands for: A_t = sum over k of (gamma lam)^k delta_(t+k), in O(T^2), over the
+    tokens that the policy wrote."""
+    generator = torch.Generator().manual_seed(seed)
+    length, gamma, lam = 13, 0.97, 0.9
+    rewards, values = (torch.randn(length, generator=generator, dtype=torch.float64) for _ in range(2))
+    mask = torch.rand(length, generator=generator) < 0.7
+    found, returns = gae(rewards, values, mask, gamma, lam)
+    own = [t for t in range(length) if mask[t]]
+    following = [float(values[t]) for t in own[1:]] + [0.0]
+    deltas = [float(rewards[t]) + gamma * v - float(values[t]) for t, v in zip(own, following, strict=True)]
+    wanted = torch.zeros(length, dtype=torch.float64)
+    for i, t in enumerate(own):
+        wanted[t] = sum((gamma * lam) ** (j - i) * deltas[j] for j in range(i, len(own)))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+    torch.testing.assert_close(returns, torch.where(mask, wanted + values, 0.0), rtol=0, atol=1e-12)
+
+
 def test_gae_skips_what_the_policy_did_not_write() -> None:
     """Catches environment text counted as steps: with it cut out the numbers are the same; outside they are 0."""
     mask = torch.tensor([[False, True, False, False, True, True, False]])

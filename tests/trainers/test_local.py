@@ -197,6 +197,22 @@ def test_frozen_parts_stay(rollouts: list[Rollout], part: str) -> None:
     assert moved == {"vision", "merger", "language"} - {part}
 
 
+def test_each_part_has_its_own_learning_rate(rollouts: list[Rollout]) -> None:
+    """Catches a scale that reaches another part, or none: AdamW's first step is proportional to the rate."""
+    algorithm = make_algorithm(AlgorithmConfig(kl_coef=0.0), minibatches=1)
+    moved = []
+    for scale in ({}, {"vision": 0.1, "merger": 3.0}):
+        owner = trainer(lr_scale=scale)
+        before = {name: weight.clone() for name, weight in owner.weights()}
+        owner.update(samples_of(owner, rollouts, algorithm), algorithm, 1e-4)
+        parts: dict[str, float] = {}
+        for name, weight in owner.weights():
+            parts[part_of(name)] = parts.get(part_of(name), 0.0) + float((weight - before[name]).abs().sum())
+        moved.append(parts)
+    for part, factor in (("vision", 0.1), ("merger", 3.0), ("language", 1.0)):
+        assert moved[1][part] == pytest.approx(factor * moved[0][part], rel=1e-2), part
+
+
 @pytest.mark.parametrize("poison", ["advantage", "weight"])
 def test_a_number_that_is_not_finite_never_reaches_the_weights(rollouts: list[Rollout], poison: str) -> None:
     """Catches NaN weights saved as a checkpoint; the message names the step."""

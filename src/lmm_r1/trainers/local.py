@@ -63,9 +63,13 @@ class LocalTrainer:
         if not self._trained:
             raise ValueError("update.freeze leaves nothing to train")
         self._masters = {n: _master(p) for n, p in self._trained.items()}
+        scaled: dict[float, list[Tensor]] = {}
+        for name, master in self._masters.items():
+            scaled.setdefault(_lr_scale(update, part_of(name)), []).append(master)
         self._optimizer = torch.optim.AdamW(
-            list(self._masters.values()), lr=update.lr, betas=update.betas, weight_decay=update.weight_decay, fused=True
-        )
+            [{"params": masters, "scale": scale} for scale, masters in scaled.items()],
+            lr=update.lr, betas=update.betas, weight_decay=update.weight_decay, fused=True,
+        )  # fmt: skip
 
     def set_reference(self, model: Qwen2_5_VLForConditionalGeneration | None) -> None:
         """The frozen start model of the stage; None when no algorithm asks for it."""
@@ -243,7 +247,7 @@ class LocalTrainer:
             )
         nn.utils.clip_grads_with_norm_(masters, self._update.max_grad_norm, norm)
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["scale"]
         self._optimizer.step()
         with torch.no_grad():
             for name, parameter in self._trained.items():
@@ -288,6 +292,11 @@ def part_of(name: str) -> str:
     if ".visual." in f".{name}":
         return "merger" if ".visual.merger." in f".{name}" else "vision"
     return "language"
+
+
+def _lr_scale(update: Update, part: str) -> float:
+    scales: Mapping[str, float] = update.lr_scale  # type: ignore[assignment]  # its keys are the parts
+    return scales.get(part, 1.0)
 
 
 def _master(parameter: nn.Parameter) -> Tensor:
