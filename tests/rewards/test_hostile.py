@@ -73,6 +73,8 @@ def test_shared_adversarial_replies_are_harmless() -> None:
     [
         "(" * 660 + ",)" * 660, "1" + " " * 1900 + "x", "\\sqrt[3]{7^{10900}}", "+".join(f"\\sqrt{{{999999937 - 2 * k}}}" for k in range(60)),
         "i " + "x!" * 60, "\\ln(" * 300, "e^" * 500 + "x", "|" * 900, "\\sin " * 300 + "x", "x_" * 900, "=" * 1900, "1:" * 900, "<" * 1900,
+        "\\$1" + "." * 1900 + "x", "the " * 8 + "is " * 400, "for all " * 240, "\\boxed{" * 200 + "}" * 200, "[0,1]\\cup" * 48 + "[0,1]", "|x|<" * 380,
+        "\\mathbb{R}\\setminus" * 90, "\\begin{cases}" + "1&x>1\\\\" * 49 + "\\end{cases}", "x \\approx 1." + "5" * 1500, "5" + " per" * 450, "\\vec" * 450,
     ],
 )  # fmt: skip
 def test_replies_that_are_dear_to_read(answer: str) -> None:
