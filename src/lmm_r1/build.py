@@ -354,7 +354,7 @@ def make_source(data: Data, recipe_path: Path, images: ImageStore, seed: int) ->
     """One source of a stage's mixture. Raises DataError naming every bad row."""
     if data.source == "synthetic":
         assert data.domain is not None
-        return SyntheticSource(data.domain, images, families=data.families, seed=seed)
+        return SyntheticSource(data.domain, images, families=data.families, seed=seed, solutions=data.solutions)
     path = data_path(recipe_path, data)
     if not path.is_file():
         raise DataError(Fault("the data is not here", file=str(path), remedy=data.obtain))

@@ -56,6 +56,7 @@ class Data(Knobs):
     families: tuple[str, ...] = Field((), description="synthetic: families of the domain; empty = all")
     path: str = Field("", description="problems: the JSONL file, relative to the recipe")
     obtain: str = Field("", description="problems: how a user gets the file when it is absent")
+    solutions: bool = Field(False, description="synthetic: with worked solutions, for algorithm sft")
     weight: float = Field(1.0, gt=0, description="share of this source in the mixture, relative")
 
     @model_validator(mode="after")
@@ -100,7 +101,7 @@ class AlgorithmConfig(Knobs):
     """Chosen by name; None = the value of the named algorithm as published."""
 
     name: Literal[
-        "grpo", "dr_grpo", "rloo", "remax", "reinforce_pp", "reinforce_pp_baseline", "dapo", "gspo", "cispo"
+        "grpo", "dr_grpo", "rloo", "remax", "reinforce_pp", "reinforce_pp_baseline", "dapo", "gspo", "cispo", "sft"
     ] = Field("grpo", description="key of algorithms.named.ALGORITHMS")  # fmt: skip
     clip_low: float | None = Field(None, gt=0, lt=1, description="lower clip range of the ratio")
     clip_high: float | None = Field(None, gt=0, description="upper clip range of the ratio")

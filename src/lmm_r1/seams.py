@@ -158,7 +158,7 @@ class Algorithm:
     kl_coef: float = 0.0  # of the KL term in the loss; 0 when KL is in the reward or absent
     kl_estimator: str = "k3"
     entropy_coef: float = 0.0
-    needs: frozenset[str] = frozenset({"old"})  # of {"old", "ref", "values", "greedy"}
+    needs: frozenset[str] = frozenset({"old"})  # of {"old", "ref", "values", "greedy", "solution"}
     keep: Callable[[Group], bool] | None = None  # dynamic sampling: which groups are worth learning from
     parameters: Mapping[str, object] = field(default_factory=dict)
 

@@ -20,8 +20,9 @@ import torch
 
 from lmm_r1.config import Recipe, Stage
 from lmm_r1.errors import EngineError, Fault, Interrupted, NumericError
-from lmm_r1.rollout.collect import collect, describe
+from lmm_r1.rollout.collect import Collected, collect, describe
 from lmm_r1.rollout.play import MakeEnvironment
+from lmm_r1.rollout.supervise import supervise
 from lmm_r1.runs.checkpoint import newest_good, save_checkpoint
 from lmm_r1.runs.diagnose import Watch
 from lmm_r1.runs.folder import StageFolder
@@ -124,26 +125,17 @@ def train_stage(run: StageRun) -> str:
         timer = Timer()
         stop_if_asked(run, step)
         with timer("collect"), run.engine.awake():
-            collected = collect(
-                run.stream.take,
-                run.engine,
-                run.adapter,
-                run.environments,
-                run.score,
-                stage.rollout,
-                max_context=recipe.engine.max_context,
-                seed=(recipe.seed, run.name, step),
-                keep=run.algorithm.keep,
-                greedy="greedy" in run.algorithm.needs,
-                shuffle=stage.reward.shuffle,
-            )
+            collected = gather(run, step)
         groups = collected.groups
         metrics: dict[str, float] = dict(collected.counts)
         if groups:  # dynamic sampling may find nothing to learn from
-            learned, credits = learn(run, groups, step, timer, first=step == done)
+            # A sampler that sampled nothing has no log-probs to compare with.
+            learned, credits = learn(run, groups, step, timer, first=step == done and not supervised(run))
             with timer("sync"):
                 digest = run.link.sync(version=step + 1)
             metrics |= describe(groups) | learned
+            if supervised(run):
+                metrics = {k: v for k, v in metrics.items() if not k.startswith(("logprob_gap/", "reward/"))}
             run.tracker.save_rollouts(step + 1, groups, credits)
         if recipe.evaluate.every and (step + 1) % recipe.evaluate.every == 0 and step + 1 < stage.steps:
             with timer("evaluate"), run.engine.awake():
@@ -159,6 +151,31 @@ def train_stage(run: StageRun) -> str:
         for condition in watch.add(metrics):
             run.live.note(f"{run.name}, step {step + 1}: {condition}")
     return digest
+
+
+def supervised(run: StageRun) -> bool:
+    """Whether the stage imitates solutions instead of sampling replies."""
+    return "solution" in run.algorithm.needs
+
+
+def gather(run: StageRun, step: int) -> Collected:
+    """What a step learns from: sampled and scored replies, or solutions to imitate."""
+    stage, recipe = run.stage, run.recipe
+    if supervised(run):
+        return supervise(run.stream.take, run.adapter, stage.rollout, max_context=recipe.engine.max_context)
+    return collect(
+        run.stream.take,
+        run.engine,
+        run.adapter,
+        run.environments,
+        run.score,
+        stage.rollout,
+        max_context=recipe.engine.max_context,
+        seed=(recipe.seed, run.name, step),
+        keep=run.algorithm.keep,
+        greedy="greedy" in run.algorithm.needs,
+        shuffle=stage.reward.shuffle,
+    )
 
 
 def learn(

@@ -37,6 +37,7 @@ BASELINES: dict[str, Baseline] = {
     "leave_one_out": lambda rewards, _: adv.leave_one_out(rewards),
     "greedy": _against_greedy,
     "none": lambda rewards, _: rewards,
+    "imitate": lambda rewards, _: torch.ones_like(rewards),
 }
 
 

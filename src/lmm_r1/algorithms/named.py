@@ -71,6 +71,7 @@ ALGORITHMS: dict[str, Published] = {
         "GSPO, arXiv 2507.18071", "group_z", ratio="sequence", clip_low=3e-4, clip_high=4e-4, reduction="sequence"
     ),
     "cispo": Published("CISPO, MiniMax-M1, arXiv 2506.13585", "group_z", ratio="weight", clip_low=None, clip_high=4.0),
+    "sft": Published("supervised fine-tuning: mean negative log-likelihood of the solutions", "imitate", ratio="none"),
 }  # fmt: skip
 
 
@@ -90,6 +91,7 @@ def make_algorithm(cfg: AlgorithmConfig, minibatches: int | None = None, longest
     needs = {"old"} if (minibatches != 1 and values.ratio != "none") or (in_reward and values.kl_coef > 0) else set()
     needs |= {"ref"} if values.kl_coef > 0 else set()
     needs |= {"greedy"} if values.baseline == "greedy" else set()
+    needs |= {"solution"} if values.baseline == "imitate" else set()
     if minibatches == 1:
         needs -= {"old"}
     return Algorithm(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmm_r1.data.items import Item, Maker, draw, pick
+from lmm_r1.data.items import Item, Maker, careful, draw, pick
 from lmm_r1.data.synthetic import DOMAINS
 from lmm_r1.data.synthetic_perception import READ_QUESTION, glyphs, grid, shapes, strip
 from lmm_r1.data.synthetic_text import recall
@@ -45,12 +45,6 @@ class Lesson:
     question: str
     reply: str
     prompted: bool
-
-
-def careful(item: Item, check: bool) -> str:
-    """The worked solution in the right format."""
-    thought = "; ".join((*item.steps, f"check {item.check}") if check else item.steps)
-    return f"<think>{thought}</think><answer>{item.answer}</answer>"
 
 
 def _guess(item: Item, maker: Maker, rng: np.random.Generator) -> str:

@@ -1,6 +1,7 @@
 """What a synthetic problem is before it becomes a `Problem`, and how train and evaluation stay apart.
 
-An `Item` carries the worked solution (used only to make the micro base model, never in RL), the
+An `Item` carries the worked solution (used to make the micro base model and for
+supervised stages, never in RL), the
 numbers that stand in its picture (for the reading tasks) and a `key`: the family and the numbers that
 decide the answer. The split is a hash of the key, so an evaluation item cannot occur in training in
 any wording or drawing.
@@ -40,6 +41,12 @@ class Item:
     labels: tuple[str, ...] = ()
     verifier: str = "math"
     choices: tuple[str, ...] | None = None
+
+
+def careful(item: Item, check: bool) -> str:
+    """The worked solution in the right format."""
+    thought = "; ".join((*item.steps, f"check {item.check}") if check else item.steps)
+    return f"<think>{thought}</think><answer>{item.answer}</answer>"
 
 
 Maker = Callable[[np.random.Generator], Item]

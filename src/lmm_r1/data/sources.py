@@ -212,6 +212,7 @@ def deepscaler(row: Row, number: int, put: Put) -> Problem:
         answer=_answer(row),
         source="DeepScaleR-Preview",
         domain="text",
+        meta={"solution": row["solution"]} if isinstance(row.get("solution"), str) and row["solution"].strip() else {},
     )
 
 

@@ -1,15 +1,16 @@
 """Procedural text and picture problems for the micro model: seeded, unlimited, exact answers.
 
 Train and evaluation are disjoint by construction (items.py). RL sees only question, picture and
-answer; the worked solutions of an Item are used by habits.py alone, to make the base model.
+answer; worked solutions are for the base model (habits.py) and for supervised stages that ask for them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.items import Item, Maker, draw
+from lmm_r1.data.items import Item, Maker, careful, draw
 from lmm_r1.data.synthetic_geometry import GEOMETRY_FAMILIES
 from lmm_r1.data.synthetic_perception import PERCEPTION_FAMILIES
 from lmm_r1.data.synthetic_text import TEXT_FAMILIES
@@ -43,9 +44,16 @@ class SyntheticSource:
     """An endless source: `at(index)` is a pure function of (domain, families, split, seed, index)."""
 
     def __init__(
-        self, domain: str, images: ImageStore, *, families: Sequence[str] = (), split: str = "train", seed: int = 0
+        self,
+        domain: str,
+        images: ImageStore,
+        *,
+        families: Sequence[str] = (),
+        split: str = "train",
+        seed: int = 0,
+        solutions: bool = False,
     ) -> None:
-        """Raises RecipeError for an unknown domain or family."""
+        """Raises RecipeError for an unknown domain or family. solutions: put the worked solution into meta.solution."""
         if domain not in DOMAINS:
             raise RecipeError(f"no synthetic domain '{domain}' (there are: {', '.join(DOMAINS)})")
         known = DOMAINS[domain]
@@ -54,6 +62,7 @@ class SyntheticSource:
                 raise RecipeError(f"no family '{family}' in the {domain} domain (there are: {', '.join(known)})")
         self._domain, self._images, self._split, self._seed = domain, images, split, seed
         self._families = tuple(families) or tuple(known)
+        self._solutions = solutions
 
     def __len__(self) -> int:
         raise TypeError("a synthetic source is endless")
@@ -72,4 +81,7 @@ class SyntheticSource:
         """The problem at an index; its picture is put into the image store."""
         family, item = self.item(index)
         identity = f"{self._split}/{family}/{self._seed}/{index}"
-        return to_problem(item, self._domain, identity, self._images.put)
+        problem = to_problem(item, self._domain, identity, self._images.put)
+        if not self._solutions:
+            return problem
+        return replace(problem, meta={**problem.meta, "solution": careful(item, check=False)})

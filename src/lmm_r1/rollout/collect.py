@@ -59,7 +59,7 @@ def collect(
     max_rounds = config.max_rounds or (1 if keep is None else ROUNDS_WHEN_FILTERED)
     while len(groups) < config.prompts and rounds < max_rounds:
         wanted = config.prompts - len(groups)
-        problems, encoded, too_long = _fitting(take, adapter, wanted, config.max_prompt_tokens)
+        problems, encoded, too_long = fitting(take, adapter, wanted, config.max_prompt_tokens)
         dropped += too_long
         episodes = [(p, sibling) for p in problems for sibling in range(config.siblings)]
         rollouts = play(episodes, engine, adapter, environments, sampling, (*seed, rounds), encoded)
@@ -104,7 +104,7 @@ def _greedy(
     return {p.id: score(p, [turn.reply for turn in r.turns], r.stop).reward for p, r in pairs}
 
 
-def _fitting(
+def fitting(
     take: Callable[[int], list[Problem]], adapter: ModelAdapter, wanted: int, limit: int
 ) -> tuple[list[Problem], dict[str, Encoded], int]:
     """(problems whose prompts fit, their prompts, how many were dropped)."""

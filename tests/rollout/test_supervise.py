@@ -1,0 +1,61 @@
+"""Supervised stages: the right tokens are trained on, and what cannot be imitated is named."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from lmm_r1.build import make_source
+from lmm_r1.config import Data, Model, RolloutConfig
+from lmm_r1.data.images import ImageStore
+from lmm_r1.errors import DataError
+from lmm_r1.models.adapters import make_adapter
+from lmm_r1.models.micro import MICRO_DIR
+from lmm_r1.rollout.supervise import solution_of, supervise
+from lmm_r1.types import Problem
+
+
+@pytest.mark.parametrize("domain", ["text", "geometry"])
+def test_prompt_and_solution_are_one_stream(domain: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """Catches a prompt that is trained on, a stop token that is not, and a picture that gets lost."""
+    images = ImageStore()
+    adapter = make_adapter(str(MICRO_DIR), images, Model())
+    source = make_source(Data(domain=domain, solutions=True), tmp_path, images, seed=1)
+    taken = iter(range(100))
+    got = supervise(
+        lambda n: [source.at(next(taken)) for _ in range(n)], adapter, RolloutConfig(prompts=5), max_context=640
+    )
+    assert len(got.groups) == 5
+    for k, group in enumerate(got.groups):
+        (rollout,) = group.rollouts
+        problem = source.at(k)
+        prompt = adapter.encode(problem.messages)
+        written = rollout.token_ids[rollout.trainable]
+        assert np.array_equal(rollout.token_ids[~rollout.trainable], prompt.token_ids)
+        assert adapter.decode(written) == problem.meta["solution"] and written[-1] in adapter.stop_ids
+        assert rollout.images == prompt.images and len(rollout.images) == (domain == "geometry")
+        assert group.scores[0].reward == 1.0 and "solution" not in rollout.problem.meta
+
+
+def test_a_solution_without_tags_becomes_the_thoughts() -> None:
+    """Catches imitation of a format that is not asked for, and of nothing."""
+    assert solution_of(Problem("p", (), "4", meta={"solution": " 2+2=4 "})) == "<think>2+2=4</think><answer>4</answer>"
+    whole = "<think>t</think><answer>4</answer>"
+    assert solution_of(Problem("p", (), "4", meta={"solution": whole})) == whole
+    for meta in ({}, {"solution": ""}, {"solution": 3}):
+        with pytest.raises(DataError, match="p has no solution"):
+            solution_of(Problem("p", (), "4", meta=meta))
+
+
+def test_a_solution_over_the_budget_is_dropped_whole(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """Catches a solution that is cut, so that a model learns never to answer."""
+    images = ImageStore()
+    adapter = make_adapter(str(MICRO_DIR), images, Model())
+    source = make_source(Data(domain="text", solutions=True), tmp_path, images, seed=1)
+    taken = iter(range(10_000))
+    config = RolloutConfig(prompts=8, max_new_tokens=27)
+    got = supervise(lambda n: [source.at(next(taken)) for _ in range(n)], adapter, config, max_context=640)
+    assert got.counts["collect/dropped_long"] > 0 and len(got.groups) == 8
+    assert max(g.rollouts[0].reply_tokens for g in got.groups) <= 27 and math.isfinite(got.counts["collect/rounds"])
