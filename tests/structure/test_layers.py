@@ -58,7 +58,17 @@ def test_no_cycle_between_parts() -> None:
 
 def test_the_loop_knows_no_implementation() -> None:
     """Catches a loop that only works with one engine, trainer or model."""
-    parts = {"seams", "types", "config", "errors", "rollout.collect", "rollout.supervise", "rollout.play", "evaluation", "runs"}
+    parts = {
+        "seams",
+        "types",
+        "config",
+        "errors",
+        "rollout.collect",
+        "rollout.supervise",
+        "rollout.play",
+        "evaluation",
+        "runs",
+    }
     wrong = [n for n in MODULES["train"].project_imports() if n not in parts and n.split(".")[0] not in parts]
     assert not wrong, f"train.py may not import {', '.join(wrong)}"
 
