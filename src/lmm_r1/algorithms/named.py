@@ -88,12 +88,11 @@ def make_algorithm(cfg: AlgorithmConfig, minibatches: int | None = None, longest
     values = Published(**{**asdict(published), **overridden})
     _check(cfg, values)
     in_reward = values.kl_place == "reward"
-    needs = {"old"} if (minibatches != 1 and values.ratio != "none") or (in_reward and values.kl_coef > 0) else set()
+    asked = values.ratio != "none" or (in_reward and values.kl_coef > 0)
+    needs = {"old"} if asked and minibatches != 1 else set()
     needs |= {"ref"} if values.kl_coef > 0 else set()
     needs |= {"greedy"} if values.baseline == "greedy" else set()
     needs |= {"solution"} if values.baseline == "imitate" else set()
-    if minibatches == 1:
-        needs -= {"old"}
     return Algorithm(
         name=cfg.name,
         credit=_credit(values, longest),
@@ -114,8 +113,6 @@ def _check(cfg: AlgorithmConfig, values: Published) -> None:
         raise RecipeError(
             Fault(f"{cfg.name} deals rewards to tokens: it has no overlong punishment", field="overlong_buffer")
         )
-    if values.dealt == "tokens" and values.kl_place == "loss" and values.kl_coef > 0 and cfg.kl_place is None:
-        raise RecipeError(Fault(f"{cfg.name} takes KL off the reward", field="kl_place"))
     if values.kl_place == "loss" and values.kl_coef > 0 and values.kl_estimator == "k1":
         raise RecipeError(
             Fault(

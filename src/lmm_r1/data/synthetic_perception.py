@@ -9,10 +9,12 @@ learn to jump to a named place (docs/log.md, bases 4 and 5).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lmm_r1.data.drawing import COLOURS, INKS, SHAPES, Canvas
-from lmm_r1.data.items import Item, Maker, add, div, mul, number, pick, sub
+from lmm_r1.data.items import Item, Maker, Picture, add, div, mul, number, pick, sub
 
 _ITEMS = ("TEA", "PIE", "JAM", "HAM", "EGG", "FIG", "OIL", "NUT")
 _BRIGHT = ("red", "green", "blue", "yellow", "orange", "purple")
@@ -79,27 +81,8 @@ def receipt(rng: np.random.Generator) -> Item:
         canvas.text(5 if price > 9 else 6, row, str(price), ink)
     canvas.line((0.3, 3.1), (6.7, 3.1), ink=ink, width=1)
     labels = tuple(text for pair in zip(names, map(str, prices), strict=True) for text in pair)
-    listed = ", ".join(f"{name} {price}" for name, price in zip(names, prices, strict=True))
-    i, j = (int(k) for k in rng.permutation(3)[:2])
-    a, b = prices[i], prices[j]
-    if number(rng, 0, 1) and a != b:
-        i, j = (i, j) if a > b else (j, i)
-        a, b = prices[i], prices[j]
-        question = f"How much more does {names[i]} cost than {names[j]}?"
-        return Item(
-            "receipt",
-            question,
-            str(a - b),
-            (listed, f"{names[i]} {a}, {names[j]} {b}", sub(a, b)),
-            add(a - b, b),
-            f"receipt:more:{a}:{b}",
-            canvas.pixels(),
-            labels,
-        )
-    question = f"What do {names[i]} and {names[j]} cost together?"
-    key = f"receipt:sum:{min(a, b)}:{max(a, b)}"
-    steps = (listed, f"{names[i]} {a}, {names[j]} {b}", add(a, b))
-    return Item("receipt", question, str(a + b), steps, sub(a + b, b), key, canvas.pixels(), labels)
+    more, total = "How much more does {} cost than {}?", "What do {} and {} cost together?"
+    return _two_of(rng, ("receipt", "receipt"), names, prices, (more, total), canvas.pixels(), labels)
 
 
 def bar_chart(rng: np.random.Generator) -> Item:
@@ -116,35 +99,32 @@ def bar_chart(rng: np.random.Generator) -> Item:
         canvas.box(col, 5 - height, col + 1.6, 5, (40, 40, 40), COLOURS[colour])
         canvas.text(col, 0, str(value))
         canvas.text(col, 5, name)
+    more, total = "How much higher is bar {} than bar {}?", "What do bars {} and {} show together?"
     shown = (*map(str, values), *names)
-    listed = ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
+    return _two_of(rng, ("bar_chart", "bar"), names, values, (more, total), canvas.pixels(), shown)
+
+
+def _two_of(
+    rng: np.random.Generator,
+    family: tuple[str, str],
+    names: Sequence[str],
+    values: Sequence[int],
+    questions: tuple[str, str],
+    picture: Picture,
+    labels: tuple[str, ...],
+) -> Item:
+    """Three named values, two of which are subtracted or added. family: its name and that of its keys; questions: (more, sum)."""
     i, j = (int(k) for k in rng.permutation(3)[:2])
+    more = bool(number(rng, 0, 1)) and values[i] != values[j]
+    if more and values[i] < values[j]:
+        i, j = j, i
     a, b = values[i], values[j]
-    if number(rng, 0, 1) and a != b:
-        i, j = (i, j) if a > b else (j, i)
-        a, b = values[i], values[j]
-        question = f"How much higher is bar {names[i]} than bar {names[j]}?"
-        return Item(
-            "bar_chart",
-            question,
-            str(a - b),
-            (listed, f"{names[i]} {a}, {names[j]} {b}", sub(a, b)),
-            add(a - b, b),
-            f"bar:more:{a}:{b}",
-            canvas.pixels(),
-            shown,
-        )
-    question = f"What do bars {names[i]} and {names[j]} show together?"
-    return Item(
-        "bar_chart",
-        question,
-        str(a + b),
-        (listed, f"{names[i]} {a}, {names[j]} {b}", add(a, b)),
-        sub(a + b, b),
-        f"bar:sum:{min(a, b)}:{max(a, b)}",
-        canvas.pixels(),
-        shown,
-    )
+    question = questions[0 if more else 1].format(names[i], names[j])
+    result, step, check = (a - b, sub(a, b), add(a - b, b)) if more else (a + b, add(a, b), sub(a + b, b))
+    listed = ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
+    steps = (listed, f"{names[i]} {a}, {names[j]} {b}", step)
+    key = f"{family[1]}:more:{a}:{b}" if more else f"{family[1]}:sum:{min(a, b)}:{max(a, b)}"
+    return Item(family[0], question, str(result), steps, check, key, picture, labels)
 
 
 def science(rng: np.random.Generator) -> Item:

@@ -280,8 +280,9 @@ def _item(text: str) -> Answer:
         if (about := _approximated(text)) is not None:
             return about
         text = _ABOUT.sub("=", text).strip().removeprefix("=")
-        if named_ratio := _RATIO_NAME.match(text.partition("=")[0].strip()):
-            text = text.partition("=")[2].strip() if named_ratio.end() == len(text.partition("=")[0].strip()) else text
+        name, _, told = text.partition("=")
+        if _RATIO_NAME.fullmatch(name.strip()):  # AB:BC = 10:3
+            text = told.strip()
         if spoken := _TO.fullmatch(text.strip()):
             text = f"{spoken.group(1)}:{spoken.group(2)}"
         if ":" in text:
@@ -316,14 +317,10 @@ def _item(text: str) -> Answer:
 
 def _approximated(text: str) -> Answer | None:
     r"""6\sqrt{3} \approx 10.39: the exact side, when the decimal is its rounding or its beginning; else nothing."""
-    exact, sign, decimal = (
-        (part.strip() for part in re.split(rf"({_ABOUT.pattern})", text, maxsplit=1))
-        if _ABOUT.search(text)
-        else ("", "", "")
-    )
-    if not sign or not exact:
+    sign = _ABOUT.search(text)
+    if sign is None or not text[: sign.start()].strip():
         return None
-    answer, rounded = _item(exact), read_value(decimal)
+    answer, rounded = _item(text[: sign.start()].strip()), read_value(text[sign.end() :].strip())
     value = answer.value if isinstance(answer, Named) else answer
     digits = rounded.parsed.decimals
     if not isinstance(value, Value) or digits is None:
@@ -335,11 +332,8 @@ def _approximated(text: str) -> Answer | None:
 
 def _bounded_size(inside: str, sign: str, bound: str) -> Answer:
     """|u| < c and |u| > c as sets."""
-    if sign in ("<", "<=", "\\le"):
-        return Several(
-            "intersection", (_item(f"{inside}{sign} {bound}"), _item(f"{inside}{_FLIPPED[sign]} -({bound})"))
-        )
-    return Several("union", (_item(f"{inside}{sign} {bound}"), _item(f"{inside}{_FLIPPED[sign]} -({bound})")))
+    kind = "intersection" if sign in ("<", "<=", "\\le") else "union"
+    return Several(kind, (_item(f"{inside}{sign} {bound}"), _item(f"{inside}{_FLIPPED[sign]} -({bound})")))
 
 
 def equal_values(a: Exact | Term, b: Exact | Term) -> bool:
@@ -377,7 +371,7 @@ def _inequality(text: str) -> Answer | None:
     directions = {sign.strip("\\")[0] in "<l" for sign in signs}
     if len(signs) != 2 or "\\ne" in signs or len(directions) != 1:
         return None
-    for outer, at in ((2, 0), (0, 1)):  # 0 <= x < \\infty
+    for outer, at in ((2, 0), (0, 1)):  # 0 <= x < \infty
         if is_infinite(sides[outer]) and signs[outer // 2] in ("<", ">"):
             return _bound(sides[at], signs[at], sides[at + 1])
     first, second = _bound(sides[0], signs[0], sides[1]), _bound(sides[1], signs[1], sides[2])

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from lmm_r1.rewards.answers import (
+    INTERVALS,
     Answer,
     Equation,
     Inequality,
@@ -285,7 +286,7 @@ def _in_order_of_names(answer: Several) -> Several:
 
 
 def _is_interval(item: Answer) -> bool:
-    return isinstance(item, Several) and item.kind in ("()", "(]", "[)", "[]")
+    return isinstance(item, Several) and item.kind in INTERVALS
 
 
 def _as_vector(answer: Several) -> Several:
@@ -329,7 +330,7 @@ def _same_item(gold: Answer, answer: Answer) -> bool:
 
 @lru_cache(maxsize=4096)
 def _read_gold(gold: str) -> tuple[str, Answer, Answer] | None:
-    """(canonical text, reading with thousands joined, reading without); None for a gold that cannot pay."""
+    """(tidy text, reading with thousands joined, reading without); None for a gold that cannot pay."""
     if not gold.strip() or len(gold) > MAX_ANSWER:
         return None
     text = without_tail(tidy(gold))
@@ -337,7 +338,7 @@ def _read_gold(gold: str) -> tuple[str, Answer, Answer] | None:
         readings = _readings(text)
     except TooBig:
         return None
-    return (canonical(text), *readings) if canonical(text) else None
+    return (text, *readings) if canonical(text) else None
 
 
 @lru_cache(maxsize=256)
@@ -399,11 +400,11 @@ def judge(gold: str, answer: str) -> Verdict:
         readings = _readings(text)
     except TooBig:
         return Verdict(0.0, "too_big")
-    string, *golds = wanted
+    gold_text, *golds = wanted
     try:
-        if canonical(text) == string or any(same(g, a) for g, a in zip(golds, readings, strict=True)):
+        if canonical(text) == canonical(gold_text) or any(same(g, a) for g, a in zip(golds, readings, strict=True)):
             return RIGHT
-        if _same_products(without_tail(tidy(gold)), text):
+        if _same_products(gold_text, text):
             return RIGHT
     except TooBig:
         return Verdict(0.0, "too_big")
