@@ -97,11 +97,15 @@ class Reward(Knobs):
     compat: Literal["none", "paper"] = Field("none", description='"paper": the released accuracy rule with its holes')
 
 
+#: Algorithms that compare no siblings: a group of one will do.
+WITHOUT_GROUPS = ("ppo", "remax", "reinforce_pp", "sft")
+
+
 class AlgorithmConfig(Knobs):
     """Chosen by name; None = the value of the named algorithm as published."""
 
     name: Literal[
-        "grpo", "dr_grpo", "rloo", "remax", "reinforce_pp", "reinforce_pp_baseline", "dapo", "gspo", "cispo", "sft"
+        "ppo", "grpo", "dr_grpo", "rloo", "remax", "reinforce_pp", "reinforce_pp_baseline", "dapo", "gspo", "cispo", "sft"
     ] = Field("grpo", description="key of algorithms.named.ALGORITHMS")  # fmt: skip
     clip_low: float | None = Field(None, gt=0, lt=1, description="lower clip range of the ratio")
     clip_high: float | None = Field(None, gt=0, description="upper clip range of the ratio")
@@ -109,6 +113,12 @@ class AlgorithmConfig(Knobs):
     kl_coef: float | None = Field(None, ge=0, description="KL to the stage's start model; 0 = no reference model")
     kl_place: Literal["loss", "reward"] | None = Field(None, description="where the KL term stands")
     kl_estimator: Literal["k1", "k2", "k3"] | None = Field(None, description="estimator of the KL term")
+    kl_target: float | None = Field(
+        None,
+        gt=0,
+        description="KL to the start model, nats a token, that the coefficient is steered towards; None = fixed",
+    )
+    kl_horizon: Positive = Field(10000, description="episodes over which the coefficient moves by its largest step")
     entropy_coef: float | None = Field(None, ge=0, description="weight of an entropy bonus")
     reduction: Literal["token", "sequence", "constant", "sum"] | None = Field(
         None, description="how per-token losses are averaged; constant = over rollout.max_new_tokens"
@@ -116,11 +126,40 @@ class AlgorithmConfig(Knobs):
     overlong_buffer: Fraction | None = Field(
         None, description="share of rollout.max_new_tokens over which a long reply's reward falls by 1 (DAPO)"
     )
-    importance: Literal["none", "truncate", "mask"] = Field(
-        "none", description="correction for a sampler that is not quite the trainer; truncate = TIS"
+    gamma: float | None = Field(None, gt=0, le=1, description="ppo: discount of a later reward, per token")
+    lam: Fraction | None = Field(None, description="ppo: lambda of GAE; 1 = rewards alone, 0 = the next value alone")
+    value_clip: float | None = Field(
+        None, gt=0, description="ppo: how far a value may move from its old one in the loss"
+    )
+    importance: Literal["auto", "none", "truncate", "mask"] = Field(
+        "auto",
+        description="correction for a sampler that is not quite the trainer; truncate = TIS; auto = truncate where they "
+        "compute differently (another engine, a dtype narrower than float32, 4-bit weights), else none",
     )
     importance_level: Literal["token", "sequence"] = Field("token", description="of that correction's ratio")
     importance_cap: float = Field(2.0, gt=1, description="its largest ratio; mask: and the inverse of its smallest")
+
+
+class Critic(Knobs):
+    """The value model of ppo. Published: a separate LMM, learning rate 9e-6 (Sokoban 5e-6), no warm-up."""
+
+    trunk: Literal["separate", "shared"] = Field(
+        "separate", description="separate = an LMM of its own from the stage's start weights; shared = the policy's"
+    )
+    lr: float = Field(9e-6, gt=0, description="peak learning rate; over the stage like the policy's")
+    warmup: int = Field(0, ge=0, description="rollout steps in which the critic learns and the policy stays")
+    coef: float = Field(0.1, gt=0, description="shared: weight of the value loss beside the policy's")
+
+
+class Lora(Knobs):
+    """Low-rank adapters in place of the weights (LoRA, arXiv 2106.09685; QLoRA, arXiv 2305.14314)."""
+
+    rank: Positive = Field(64, description="of each adapter")
+    alpha: float = Field(128.0, gt=0, description="an adapter's product is scaled by alpha / rank")
+    parts: tuple[Literal["vision", "merger", "language"], ...] = Field(
+        ("language",), min_length=1, description="whose linear layers get adapters; all else is frozen"
+    )
+    four_bit: bool = Field(False, description="hold the language part in 4 bits (nf4); needs bitsandbytes")
 
 
 class Update(Knobs):
@@ -140,6 +179,9 @@ class Update(Knobs):
     freeze: tuple[str, ...] = Field((), description='parts not trained: "vision", "merger", "language"')
     lr_scale: dict[Literal["vision", "merger", "language"], Annotated[float, Field(gt=0)]] = Field(
         {}, description="learning rate of a part as a multiple of lr, for example { vision = 0.1 }"
+    )
+    reference_reset: int = Field(
+        0, ge=0, description="rollout steps after which the reference model becomes the current policy; 0 = never"
     )
 
 
@@ -190,6 +232,8 @@ class Stage(Knobs):
     rollout: RolloutConfig = RolloutConfig()
     reward: Reward = Reward()
     algorithm: AlgorithmConfig = AlgorithmConfig()
+    critic: Critic | None = Field(None, description="of ppo; None = the published one")
+    lora: Lora | None = Field(None, description="train adapters instead of the weights; None = all weights")
     update: Update = Update()
 
     @property
@@ -204,8 +248,14 @@ class Stage(Knobs):
                 f"update.minibatches = {self.update.minibatches} needs at least as many rollout.prompts "
                 f"(now {self.rollout.prompts}): whole groups are dealt"
             )
-        if self.rollout.siblings < 2:
+        if self.rollout.siblings < 2 and self.algorithm.name not in WITHOUT_GROUPS:
             raise ValueError("rollout.siblings must be at least 2: a group of one has no baseline")
+        if self.critic is not None and self.algorithm.name != "ppo":
+            raise ValueError(f"{self.algorithm.name} has no critic: a critic table belongs to ppo")
+        if self.lora is not None and self.update.reference_reset:
+            raise ValueError(
+                "update.reference_reset does not go with lora: the start model under the adapters is the reference"
+            )
         if self.reward.format == 0 and self.reward.accuracy == 0:
             raise ValueError("reward.format and reward.accuracy are both 0: nothing to learn from")
         return self

@@ -137,6 +137,8 @@ class PolicyTokens:
     count: int
 
 
+#: value_loss(values, old values, returns), all [N] -> per-token loss [N]
+ValueLoss = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 #: policy_loss(tokens) -> (per-token loss [N], {name: per-token value [N]})
 PolicyLoss = Callable[[PolicyTokens], "tuple[torch.Tensor, dict[str, torch.Tensor]]"]
 
@@ -148,7 +150,7 @@ class Algorithm:
     loss of one optimiser step = sum over its trainable tokens of
     weight * (policy_loss + kl_coef * kl - entropy_coef * entropy).
     The weights are fixed over the whole optimiser step before anything is split, so micro-batches,
-    packing and ranks cannot change the gradient.
+    packing and ranks cannot change the gradient. A critic's loss is the token mean of `value_loss`.
     """
 
     name: str
@@ -160,6 +162,9 @@ class Algorithm:
     entropy_coef: float = 0.0
     needs: frozenset[str] = frozenset({"old"})  # of {"old", "ref", "values", "greedy", "solution"}
     keep: Callable[[Group], bool] | None = None  # dynamic sampling: which groups are worth learning from
+    value_loss: ValueLoss | None = None  # of the critic
+    steer_kl: Callable[[float, int], float] | None = None  # (KL of a step, its episodes) -> the next KL coefficient
+    with_kl: Callable[[float], Algorithm] | None = None  # the same algorithm at another KL coefficient
     parameters: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -176,7 +181,7 @@ class Trainer(Protocol):
         """Trained weights by Hugging Face name, without tied copies."""
 
     def state(self) -> dict[str, Any]:
-        """{"model": {name: tensor}, "optimizer": {name: tensor}, "scalars": JSON-able}."""
+        """{"model": {name: tensor}, "optimizer": {name: tensor}, "scalars": JSON-able}; also "critic" where there is one."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """The exact inverse of `state`."""

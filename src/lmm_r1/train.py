@@ -35,6 +35,13 @@ from lmm_r1.types import Anchors, Credit, Group, Problem, Rollout, Sample
 FAILED_VERDICTS = frozenset({"timeout", "error"})
 
 
+#: By dtype: which error of the first minibatch's ratio is bounded, and by how much. In bfloat16 single tokens scatter.
+RATIO_BOUNDS = {"float32": ("ratio_error/max", 1e-5), "bfloat16": ("ratio_error/mean", 0.05)}
+#: By dtype: how far the start model's log-probs may lie from the policy's before the first step, nats. On a CPU they are
+#: bit-equal; a device may choose another kernel.
+START_BOUNDS = {"float32": 1e-6, "bfloat16": 0.05}
+
+
 class Stream(Protocol):
     """Where problems come from; data.stream.ProblemStream."""
 
@@ -103,7 +110,7 @@ class StageRun:
     trainer: Trainer
     link: WeightLink
     algorithm: Algorithm
-    deal: Callable[[list[Sample], Sequence[int]], list[list[Sample]]]  # minibatches(samples, seed)
+    deal: Callable[[Sequence[Rollout], Sequence[int]], list[list[int]]]  # (rollouts, seed) -> indices by optimiser step
     tracker: ReplayedTracker
     live: LiveView
     signals: Signals
@@ -134,6 +141,7 @@ def train_stage(run: StageRun) -> str:
             with timer("sync"):
                 digest = run.link.sync(version=step + 1)
             metrics |= describe(groups) | learned
+            steer_kl(run, metrics)
             if supervised(run):
                 metrics = {k: v for k, v in metrics.items() if not k.startswith(("logprob_gap/", "reward/"))}
             run.tracker.save_rollouts(step + 1, groups, credits)
@@ -184,21 +192,32 @@ def learn(
     """anchor, credit, update: one rollout step's learning; (mean metrics of its updates, credits)."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     guard_verdicts(run, groups, step)
+    parts = run.deal(rollouts, (run.recipe.seed, step))
     with timer("anchor"):
         # The first step of every session compares the sampler with the trainer, whatever the algorithm needs.
         needs = run.algorithm.needs | {"old"} if first else run.algorithm.needs
-        anchors = run.trainer.anchors(rollouts, frozenset(needs))
+        # Minibatch by minibatch: packed as they will be for the update, so that the first ratio is 1 to the last bit.
+        said: dict[int, Anchors] = {}
+        for part in parts:
+            said |= zip(part, run.trainer.anchors([rollouts[i] for i in part], frozenset(needs)), strict=True)
+        anchors = [said[i] for i in range(len(rollouts))]
         if first:
             guard_logprobs(run, rollouts, anchors, step)
+        if step == 0 and first:
+            guard_start(run, rollouts, anchors)
         credits = run.algorithm.credit(groups, anchors)
     samples = [Sample(*parts) for parts in zip(rollouts, anchors, credits, strict=True)]
     learned: list[dict[str, float]] = []
     with timer("update"):
-        for minibatch in run.deal(samples, (run.recipe.seed, step)):
-            learned.append(run.trainer.update(minibatch, run.algorithm))
+        for part in parts:
+            learned.append(run.trainer.update([samples[i] for i in part], run.algorithm))
+            if len(learned) == 1 and "old" in run.algorithm.needs:
+                guard_ratio(run, learned[0], step)
+    first_ratio = learned[0]["ratio_error/max"]
     metrics = {name: float(np.mean([m[name] for m in learned])) for name in learned[0]}
     metrics["tokens"] = float(sum(m["tokens"] for m in learned))
-    metrics["logprob_gap/max"] = max(m["logprob_gap/max"] for m in learned)
+    metrics |= {name: max(m[name] for m in learned) for name in ("logprob_gap/max", "ratio_error/max", "ratio_max")}
+    metrics["ratio_error/first"] = first_ratio
     return metrics, credits
 
 
@@ -217,6 +236,45 @@ def guard_logprobs(run: StageRun, rollouts: Sequence[Rollout], anchors: Sequence
                 remedy="they must run the same weights, pictures, temperature and dtype",
             )
         )
+
+
+def guard_start(run: StageRun, rollouts: Sequence[Rollout], anchors: Sequence[Anchors]) -> None:
+    """Stop when the policy is not the stage's start model before its first step: KL to it must be 0 there."""
+    worst = 0.0
+    for rollout, anchor in zip(rollouts, anchors, strict=True):
+        if anchor.ref_logprobs is not None:
+            gap = np.abs(np.where(rollout.trainable, anchor.old_logprobs - anchor.ref_logprobs, 0.0))
+            worst = max(worst, float(gap.max())) if not np.isnan(gap).any() else float("nan")
+    if not worst <= START_BOUNDS[run.recipe.model.dtype]:
+        raise NumericError(
+            Fault(
+                f"step 1 of {run.name}: the policy and the reference model differ by {worst:.3g} nats on a token, "
+                "though both start from the same weights",
+                remedy="one of them did not load as it should",
+            )
+        )
+
+
+def guard_ratio(run: StageRun, metrics: Mapping[str, float], step: int) -> None:
+    """Stop when the first minibatch of a step, before any update, has a ratio other than 1 (PPO's silent bugs show here)."""
+    name, bound = RATIO_BOUNDS[run.recipe.model.dtype]
+    if not metrics[name] <= bound:
+        raise NumericError(
+            Fault(
+                f"step {step + 1} of {run.name}: {name} = {metrics[name]:.3g} on the first minibatch, whose old policy is the "
+                f"present one (at most {bound:g} allowed)",
+                remedy="dropout must be off, and old and new log-probs computed alike",
+            )
+        )
+
+
+def steer_kl(run: StageRun, metrics: dict[str, float]) -> None:
+    """Move the KL coefficient where the algorithm asks for it, and log the one that this step had."""
+    algorithm = run.algorithm
+    if algorithm.steer_kl is None or algorithm.with_kl is None:
+        return
+    metrics["kl_coef"] = float(algorithm.parameters["kl_coef"])  # type: ignore[arg-type]  # a number, as in the recipe
+    run.algorithm = algorithm.with_kl(algorithm.steer_kl(metrics["kl_ref"], run.stage.episodes // run.stage.steps))
 
 
 def guard_verdicts(run: StageRun, groups: Sequence[Group], step: int) -> None:
@@ -240,6 +298,8 @@ def resume(run: StageRun) -> int:
         run.live.note(str(fault))
     tensors, state = checkpoint.load()
     run.trainer.restore({**tensors, "scalars": state["trainer"]})
+    if run.algorithm.with_kl is not None:
+        run.algorithm = run.algorithm.with_kl(state["kl_coef"])
     run.stream.restore(state["stream"])
     torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["rng"]), dtype=torch.uint8))
     return checkpoint.step
@@ -251,10 +311,11 @@ def save(run: StageRun, step: int) -> None:
     save_checkpoint(
         run.folder.checkpoints,
         step,
-        {"model": state["model"], "optimizer": state["optimizer"]},
+        {name: tensors for name, tensors in state.items() if name != "scalars"},
         {
             "stage": run.name,
             "trainer": state["scalars"],
+            "kl_coef": run.algorithm.parameters["kl_coef"],
             "stream": run.stream.state(),
             "rng": bytes(torch.get_rng_state().tolist()).hex(),
         },

@@ -146,7 +146,10 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The reward of one episode: the weighted sum, its unweighted parts and their reason codes."""
+    """The reward of one episode: the weighted sum, its unweighted parts and their reason codes.
+
+    per_turn: how much of `reward` each turn earned, in order, over all segments; empty = all at the episode's end.
+    """
 
     reward: float
     parts: Mapping[str, float]

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from lmm_r1.algorithms.named import ALGORITHMS, make_algorithm
 from lmm_r1.algorithms.token_weights import sequence_mean, token_mean
 from lmm_r1.config import AlgorithmConfig
 from lmm_r1.errors import RecipeError
-from lmm_r1.types import Anchors, Credit, Group, Problem, Rollout, Sample, Score
+from lmm_r1.types import Anchors, Credit, Group, Problem, Rollout, Sample, Score, Turn
 
 
 def rollout(problem: Problem, sibling: int, reply: int, segment: int = 0, prompt: int = 2) -> Rollout:
@@ -29,11 +30,11 @@ def group(name: str, lengths: list[int], rewards: list[float]) -> Group:
     return Group(problem, episodes, tuple(Score(r, {}, {}) for r in rewards))
 
 
-def anchors_of(groups: list[Group], old: float = 0.0, ref: float | None = None) -> list[Anchors]:
+def anchors_of(groups: list[Group], old: float = 0.0, ref: float | None = None, value: float = 0.0) -> list[Anchors]:
     out = []
     for r in (r for g in groups for r in g.rollouts):
         on = r.trainable.astype(np.float32)
-        out.append(Anchors(on * old, None if ref is None else on * ref))
+        out.append(Anchors(on * old, None if ref is None else on * ref, on * value))
     return out
 
 
@@ -44,6 +45,7 @@ def samples_of(groups: list[Group]) -> list[Sample]:
 
 #: name -> (baseline, dealt, ratio, clip range, KL coefficient, estimator and place, reduction), as the papers have them.
 PUBLISHED = {
+    "ppo": ("none", "gae", "token", (0.2, 0.2), 1e-3, "k1", "reward", "token"),
     "grpo": ("group_z", "episodes", "token", (0.2, 0.2), 0.04, "k3", "loss", "sequence"),
     "dr_grpo": ("group_mean", "episodes", "token", (0.2, 0.2), 0.0, "k3", "loss", "constant"),
     "rloo": ("leave_one_out", "episodes", "none", (0.2, 0.2), 0.03, "k1", "reward", "sum"),
@@ -68,6 +70,7 @@ def test_a_name_alone_is_the_algorithm_as_published(name: str) -> None:
     assert set(PUBLISHED) == set(ALGORITHMS)
     assert (p["keep_all"], p["overlong_buffer"]) == ((False, 0.2) if name == "dapo" else (True, 0.0))
     assert (p["dual_clip"], p["entropy_coef"], p["importance"]) == (None, 0.0, "none")
+    assert (p["gamma"], p["lam"], p["value_clip"]) == (1.0, 1.0, 0.2)
 
 
 def test_what_an_algorithm_needs() -> None:
@@ -77,6 +80,8 @@ def test_what_an_algorithm_needs() -> None:
     )
     assert make_algorithm(AlgorithmConfig(kl_coef=0.0)).needs == {"old"}
     assert make_algorithm(AlgorithmConfig(kl_coef=0.0), minibatches=1).needs == frozenset()
+    assert make_algorithm(AlgorithmConfig(name="ppo"), minibatches=1).needs == {"ref", "values"}
+    assert make_algorithm(AlgorithmConfig(name="ppo", kl_coef=0.0)).needs == {"old", "values"}
     assert make_algorithm(AlgorithmConfig(name="dapo")).needs == {"old"}
     assert make_algorithm(AlgorithmConfig(name="remax")).needs == {"greedy"}
     assert make_algorithm(AlgorithmConfig(name="sft"), minibatches=2).needs == {"solution"}
@@ -90,6 +95,9 @@ def test_what_an_algorithm_needs() -> None:
         ("grpo", {"kl_estimator": "k1"}),
         ("gspo", {"dual_clip": 3.0}),
         ("reinforce_pp", {"overlong_buffer": 0.2}),
+        ("grpo", {"lam": 0.95}),
+        ("dapo", {"kl_target": 0.1}),
+        ("sft", {"importance": "truncate"}),
     ],
 )
 def test_values_that_mean_nothing_together_are_refused(name: str, values: dict[str, object]) -> None:
@@ -160,7 +168,7 @@ def test_constant_weights_by_hand() -> None:
     np.testing.assert_allclose([w.sum() for w in summed], [0.5, 1.5])
 
 
-@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "sft"])
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name not in ("sft", "ppo")])
 def test_a_group_of_equal_rewards_has_no_credit(name: str) -> None:
     """Catches rounding that is blown up by a small deviation: the gradient must be exactly zero."""
     groups = [
@@ -195,6 +203,84 @@ def test_reinforce_pp_baseline_credit_by_hand() -> None:
     np.testing.assert_allclose(np.concatenate([c.advantages[2:] for c in credits]), white, rtol=1e-6)
     assert all((c.advantages[:2] == 0).all() for c in credits)
     assert algorithm.kl_coef == 0.0 and algorithm.needs == {"old", "ref"}
+
+
+def test_ppo_credit_by_hand() -> None:
+    """Catches a value of the wrong token, rewards on the wrong one, and returns that are whitened too.
+
+    gamma 1, lambda 0.5, values 0.2 everywhere, KL 0.1 * (0 - -1) off every token. Reply of 2 with reward 1: rewards
+    -0.1, 0.9; deltas -0.1 + 0.2 - 0.2 and 0.9 - 0.2; advantages -0.1 + 0.5 * 0.7 = 0.25 and 0.7. Reply of 1 with
+    reward 0: -0.1 - 0.2 = -0.3. Returns are these plus 0.2.
+    """
+    groups = [group("a", [2, 1], [1.0, 0.0])]
+    algorithm = make_algorithm(AlgorithmConfig(name="ppo", lam=0.5, kl_coef=0.1))
+    credits = algorithm.credit(groups, anchors_of(groups, old=0.0, ref=-1.0, value=0.2))
+    raw = np.array([0.25, 0.7, -0.3])
+    white = (raw - raw.mean()) / raw.std()
+    np.testing.assert_allclose(np.concatenate([c.advantages[2:] for c in credits]), white, rtol=1e-5)
+    np.testing.assert_allclose(np.concatenate([c.returns[2:] for c in credits]), raw + 0.2, rtol=1e-5)
+    assert all((c.advantages[:2] == 0).all() and (c.returns[:2] == 0).all() for c in credits)
+    assert algorithm.value_loss is not None and algorithm.kl_coef == 0.0
+    loss = algorithm.value_loss(torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor([2.0]))
+    np.testing.assert_allclose(loss, 0.5 * (2.0 - 0.2) ** 2)  # held within 0.2 of its old value
+    with pytest.raises(ValueError, match="critic"):
+        algorithm.credit(groups, [replace(a, values=None) for a in anchors_of(groups, ref=0.0)])
+
+
+@pytest.mark.parametrize("name", ["reinforce_pp", "ppo"])
+def test_a_turn_is_paid_at_its_end(name: str) -> None:
+    """Catches per-turn rewards that reach the turns after them, and environment tokens that are paid.
+
+    Two turns of 2 and 1 tokens, 3 tokens of environment between; 0.5 for the first, 0.25 for the second and 1 for the
+    whole episode (1.75 together): from the first turn on 1.75 is still to come, from the second 1.25.
+    """
+    problem = Problem(id="a", messages=(), answer="")
+    flags = np.array([False, True, True, False, False, False, True])
+    turns = (Turn(1, 3, "", reward=0.5), Turn(6, 7, "", reward=0.25))
+    made = Rollout(problem, 0, 0, 0, np.arange(7, dtype=np.int32), flags, np.zeros(7, np.float32), (), turns, "eos", ())
+    one = Group(problem, ((made,),), (Score(1.75, {}, {}, per_turn=(0.5, 0.25)),))
+    algorithm = make_algorithm(AlgorithmConfig(name=name, kl_coef=0.0))
+    credit = algorithm.credit([one], anchors_of([one], value=0.0))[0]
+    raw = np.array([1.75, 1.75, 1.25])
+    np.testing.assert_allclose(credit.advantages[flags], (raw - raw.mean()) / raw.std(), rtol=1e-5)
+    assert (credit.advantages[~flags] == 0).all()
+    # The same two turns as two segments of one episode (a memory with a window): the same credit.
+    pieces = []
+    for segment, length in enumerate((2, 1)):
+        part = rollout(problem, 0, length, segment)
+        pieces.append(replace(part, turns=(Turn(2, 2 + length, ""),)))
+    chain = Group(problem, (tuple(pieces),), one.scores)
+    credits = algorithm.credit([chain], anchors_of([chain], value=0.0))
+    found = np.concatenate([c.advantages[2:] for c in credits])
+    np.testing.assert_allclose(found, credit.advantages[flags], rtol=1e-6)
+
+
+def test_the_kl_coefficient_is_steered() -> None:
+    """Catches a controller of the wrong sign, one without bounds, and one that ends at 0 for good."""
+    algorithm = make_algorithm(AlgorithmConfig(name="reinforce_pp", kl_coef=0.1, kl_target=0.05, kl_horizon=1000))
+    assert algorithm.steer_kl is not None and algorithm.with_kl is not None
+    assert algorithm.steer_kl(0.055, 100) == pytest.approx(0.1 * (1 + 0.1 * 0.1))
+    assert algorithm.steer_kl(0.5, 100) == pytest.approx(0.1 * (1 + 0.2 * 0.1))
+    assert algorithm.steer_kl(0.0, 100) == pytest.approx(0.1 * (1 - 0.2 * 0.1))
+    assert algorithm.steer_kl(0.0, 10**6) == pytest.approx(0.01)
+    moved = algorithm.with_kl(0.2)
+    assert moved.parameters == {**algorithm.parameters, "kl_coef": 0.2} and moved.needs == algorithm.needs
+    groups = [group("a", [2, 1], [1.0, 0.0])]
+    weak, strong = (a.credit(groups, anchors_of(groups, ref=-1.0))[0].advantages for a in (algorithm, moved))
+    assert not np.allclose(weak, strong)
+    assert make_algorithm(AlgorithmConfig(kl_coef=0.1, kl_target=0.05)).with_kl(0.3).kl_coef == 0.3
+    assert make_algorithm(AlgorithmConfig()).steer_kl is None
+
+
+def test_a_sampler_that_computes_otherwise_is_corrected_for() -> None:
+    """Catches a correction that must be asked for where it is needed, and one where there is nothing to correct."""
+
+    def importance(exact: bool, **chosen: object) -> object:
+        return make_algorithm(AlgorithmConfig.model_validate(chosen), exact_sampler=exact).parameters["importance"]
+
+    assert importance(True) == "none" and importance(False) == "truncate"
+    assert importance(False, name="sft") == "none"
+    assert importance(False, importance="none") == "none" and importance(True, importance="mask") == "mask"
 
 
 def test_reinforce_pp_baseline_without_kl_needs_no_reference() -> None:

@@ -107,7 +107,7 @@ def test_loss_and_gradient_equal_the_package(
     trainer = LocalTrainer(model, None, adapter, update, 1, 0.8)
     samples = [Sample(*parts) for parts in zip(rollouts, anchors, algorithm.credit(groups, anchors), strict=True)]
     seen: list[dict[str, Tensor]] = []
-    monkeypatch.setattr(trainer, "_apply", lambda lr: seen.append(gradient(model)) or 0.0)
+    monkeypatch.setattr(trainer, "_step", lambda lr: seen.append(gradient(model)) or {})
     metrics = trainer.update(samples, algorithm, 0.0)
 
     assert metrics["loss"] == pytest.approx(wanted_loss, rel=2e-5, abs=1e-6)

@@ -10,22 +10,36 @@ import torch
 from plain_model import PlainAdapter, flat_gradient, make_rollout, plain_logprobs, random_model
 
 from lmm_r1.algorithms.named import ALGORITHMS, make_algorithm
+from lmm_r1.algorithms.token_weights import token_mean
 from lmm_r1.config import AlgorithmConfig, Update
 from lmm_r1.errors import CheckpointError, NumericError
+from lmm_r1.models.critic import Critic
 from lmm_r1.seams import Algorithm
-from lmm_r1.trainers.local import LocalTrainer, part_of
+from lmm_r1.trainers.local import LocalTrainer
+from lmm_r1.trainers.optimiser import part_of
 from lmm_r1.types import Credit, Rollout, Sample
 
 
-def trainer(seed: int = 2, **update: object) -> LocalTrainer:
+def trainer(seed: int = 2, critic: bool = False, **update: object) -> LocalTrainer:
     model = random_model(seed)
-    return LocalTrainer(model, random_model(seed + 1), PlainAdapter(model), Update(lr=1e-3, **update), 10)
+    value = Critic(random_model(seed + 2).model, model.config.text_config.hidden_size, seed) if critic else None
+    settings = Update(lr=1e-3, **update)
+    return LocalTrainer(model, random_model(seed + 1), PlainAdapter(model), settings, 10, critic=value)
+
+
+def both_gradients(owner: LocalTrainer) -> torch.Tensor:
+    """Of the policy and, where there is one, the critic."""
+    parts = [flat_gradient(owner.model)] + ([flat_gradient(owner.critic)] if owner.critic is not None else [])
+    return torch.cat(parts)
 
 
 def samples_of(owner: LocalTrainer, rollouts: list[Rollout], algorithm: Algorithm) -> list[Sample]:
     rng = np.random.default_rng(0)
     anchors = owner.anchors(rollouts, algorithm.needs)
-    credits = [Credit((r.trainable * rng.normal()).astype(np.float32)) for r in rollouts]
+    credits = [
+        Credit((r.trainable * rng.normal()).astype(np.float32), (r.trainable * rng.normal()).astype(np.float32))
+        for r in rollouts
+    ]
     return [Sample(*parts) for parts in zip(rollouts, anchors, credits, strict=True)]
 
 
@@ -63,7 +77,7 @@ def test_loss_and_gradient_are_the_documented_sum(rollouts: list[Rollout], monke
     total.backward()
     wanted = flat_gradient(model)
     seen: list[torch.Tensor] = []
-    monkeypatch.setattr(owner, "_apply", lambda lr: seen.append(flat_gradient(model)) or 0.0)
+    monkeypatch.setattr(owner, "_step", lambda lr: seen.append(flat_gradient(model)) or {})
     metrics = owner.update(samples, algorithm, 0.0)
     assert metrics["loss"] == pytest.approx(float(total.detach()), rel=1e-5)
     assert (seen[0] - wanted).norm() / wanted.norm() < 2e-5
@@ -76,6 +90,7 @@ VARIANTS = [{"name": name} for name in ALGORITHMS] + [
     {"name": "dapo", "importance": "truncate"},
     {"name": "gspo", "importance": "mask", "importance_level": "sequence", "importance_cap": 1.05},
     {"name": "grpo", "reduction": "constant", "kl_estimator": "k2"},
+    {"name": "ppo", "reduction": "sequence", "gamma": 0.9, "lam": 0.9},
 ]
 
 
@@ -87,21 +102,29 @@ def shifted(sample: Sample, old: float, sampled: float) -> Sample:
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(map(str, v.values())))
-def test_neither_micro_batches_nor_the_order_of_rows_change_the_gradient(
-    rollouts: list[Rollout], variant: dict[str, object], monkeypatch: pytest.MonkeyPatch
+def test_neither_micro_batches_nor_the_order_of_rows_nor_ranks_change_the_gradient(
+    rollouts: list[Rollout], variant: dict[str, object]
 ) -> None:
-    """Catches a mean taken per micro-batch, the classic bug of gradient accumulation, and replies that mix."""
+    """Catches a mean taken per micro-batch or per rank, the classic bug of accumulation, and replies that mix."""
     algorithm = make_algorithm(AlgorithmConfig.model_validate(variant), longest=12)
     found = []
-    for micro_tokens, turned in ((40, False), (8192, False), (8192, True)):
-        owner = trainer(micro_tokens=micro_tokens)
+    for micro_tokens, turned, ranks in (
+        (40, False, 1),
+        (8192, False, 1),
+        (8192, True, 1),
+        (8192, False, 2),
+        (90, True, 4),
+    ):
+        owner = trainer(critic="values" in algorithm.needs, micro_tokens=micro_tokens)
         samples = samples_of(owner, rollouts, algorithm)
         if "old" in algorithm.needs:  # ratios off 1, and a sampler that is not quite the trainer
             samples = [shifted(s, 0.1, 0.02 * (k % 3)) for k, s in enumerate(samples)]
-        seen: list[torch.Tensor] = []
-        monkeypatch.setattr(owner, "_apply", lambda lr, o=owner, to=seen: to.append(flat_gradient(o.model)) or 0.0)
-        owner.update(samples[::-1] if turned else samples, algorithm, 1e-4)
-        found.append(seen[0])
+        samples = samples[::-1] if turned else samples
+        # Every rank has its share of the samples and of weights that were fixed over all; their gradients add up.
+        weights, value_weights = algorithm.token_weights(samples), token_mean(samples)
+        for rank in range(ranks):
+            owner.accumulate(samples[rank::ranks], algorithm, weights[rank::ranks], value_weights[rank::ranks])
+        found.append(both_gradients(owner))
     assert found[0].norm() > 0
     for other in found[1:]:
         assert (other - found[0]).norm() / found[0].norm() < 2e-5
@@ -110,7 +133,7 @@ def test_neither_micro_batches_nor_the_order_of_rows_change_the_gradient(
 @pytest.mark.parametrize("name", list(ALGORITHMS))
 def test_equal_rewards_have_a_gradient_of_exactly_zero(rollouts: list[Rollout], name: str) -> None:
     """Catches a step that is taken where there is nothing to learn."""
-    owner = trainer()
+    owner = trainer()  # without a critic: that one always has something to learn
     algorithm = make_algorithm(AlgorithmConfig(name=name, kl_coef=0.0))
     credit = [Credit(np.zeros(len(r.token_ids), np.float32)) for r in rollouts]
     anchors = owner.anchors(rollouts, frozenset({"old"}))

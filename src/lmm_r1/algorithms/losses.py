@@ -128,3 +128,14 @@ def value(values: Tensor, old_values: Tensor, returns: Tensor, clip: float | Non
         return 0.5 * free
     held = old_values + (values - old_values).clamp(-clip, clip)
     return 0.5 * torch.maximum(free, (held - returns).square())
+
+
+def steered_kl_coef(coef: float, kl: float, target: float, horizon: int, episodes: int) -> float:
+    """The next KL coefficient: it grows where the KL of a step is above its target, and falls below it.
+
+    coef * (1 + clip(kl / target - 1, -0.2, 0.2) * episodes / horizon), at least a tenth of what it was: it must never
+    reach 0, from where nothing grows. kl and target: nats a token.
+    Source: the adaptive controller of arXiv 1909.08593, section 2.2, as in LMM-R1's `--kl_target`.
+    """
+    error = min(max(kl / target - 1.0, -0.2), 0.2)
+    return coef * max(1.0 + error * episodes / horizon, 0.1)

@@ -2,7 +2,7 @@
 
 To add one: a `Published` row in ALGORITHMS (and a pure function, if it is really new), its name in config.AlgorithmConfig, a
 row in docs/algorithms.md and a hand-computed test. A recipe may override every value; None keeps the published one.
-Left out: the critic (PPO).
+Left out: the critic itself (models/critic.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from lmm_r1.algorithms import losses, token_weights
-from lmm_r1.algorithms.credits import dealt_to_episodes, dealt_to_tokens, rewards_differ
+from lmm_r1.algorithms.credits import dealt_by_gae, dealt_to_episodes, dealt_to_tokens, rewards_differ
 from lmm_r1.config import AlgorithmConfig
 from lmm_r1.errors import Fault, RecipeError
 from lmm_r1.seams import Algorithm, PolicyLoss, PolicyTokens
@@ -26,8 +26,9 @@ from lmm_r1.types import Float32, Sample
 class Published:
     """What a paper fixes. Fields that a recipe may override have the names of config.AlgorithmConfig.
 
-    baseline: key of credits.BASELINES. dealt: "episodes" or "tokens" (credits.py). ratio: "token" (clipped), "sequence"
-    (GSPO), "weight" (CISPO) or "none" (plain policy gradient: the ratio is 1). keep_all: False = dynamic sampling.
+    baseline: key of credits.BASELINES. dealt: "episodes", "tokens" or "gae" (credits.py). ratio: "token" (clipped),
+    "sequence" (GSPO), "weight" (CISPO) or "none" (plain policy gradient: the ratio is 1). keep_all: False = dynamic
+    sampling. gamma, lam and value_clip are read where dealt is "gae".
     """
 
     source: str
@@ -44,10 +45,17 @@ class Published:
     reduction: str = "token"
     overlong_buffer: float = 0.0
     keep_all: bool = True
+    gamma: float = 1.0
+    lam: float = 1.0
+    value_clip: float = 0.2
 
 
 #: Algorithms by the name that a recipe uses.
 ALGORITHMS: dict[str, Published] = {
+    "ppo": Published(
+        "PPO, arXiv 1707.06347, with GAE, as in LMM-R1 (arXiv 2503.07536, figure 2 and Table A7)", "none", dealt="gae",
+        kl_coef=1e-3, kl_estimator="k1", kl_place="reward",
+    ),
     "grpo": Published(
         "DeepSeekMath, arXiv 2402.03300, eq. 3 and 4", "group_z", kl_coef=0.04, reduction="sequence"
     ),
@@ -75,11 +83,14 @@ ALGORITHMS: dict[str, Published] = {
 }  # fmt: skip
 
 
-def make_algorithm(cfg: AlgorithmConfig, minibatches: int | None = None, longest: int = 1) -> Algorithm:
+def make_algorithm(
+    cfg: AlgorithmConfig, minibatches: int | None = None, longest: int = 1, exact_sampler: bool = True
+) -> Algorithm:
     """The algorithm that `cfg` names, with its overrides. RecipeError when there is none, or when values do not go together.
 
-    longest: rollout.max_new_tokens, for what depends on it. With minibatches = 1 the old policy is the current one:
-    "old" leaves `needs`, which saves a forward pass and makes the ratio exactly 1.
+    longest: rollout.max_new_tokens, for what depends on it. exact_sampler: whether the engine computes as the trainer
+    does; if not, importance = "auto" truncates. With minibatches = 1 the old policy is the current one: "old" leaves
+    `needs`, which saves a forward pass and makes the ratio exactly 1.
     """
     if cfg.name not in ALGORITHMS:
         raise RecipeError(Fault(f"no algorithm '{cfg.name}'", remedy=f"there are: {', '.join(ALGORITHMS)}"))
@@ -91,28 +102,55 @@ def make_algorithm(cfg: AlgorithmConfig, minibatches: int | None = None, longest
     asked = values.ratio != "none" or (in_reward and values.kl_coef > 0)
     needs = {"old"} if asked and minibatches != 1 else set()
     needs |= {"ref"} if values.kl_coef > 0 else set()
+    needs |= {"values"} if values.dealt == "gae" else set()
     needs |= {"greedy"} if values.baseline == "greedy" else set()
     needs |= {"solution"} if values.baseline == "imitate" else set()
+    importance = cfg.importance
+    if importance == "auto":
+        importance = "none" if exact_sampler or values.baseline == "imitate" else "truncate"
+    target = cfg.kl_target
     return Algorithm(
         name=cfg.name,
         credit=_credit(values, longest),
-        policy_loss=_policy_loss(values, cfg),
+        policy_loss=_policy_loss(values, cfg, importance),
         token_weights=_weights(values.reduction, longest),
         kl_coef=0.0 if in_reward else values.kl_coef,
         kl_estimator=values.kl_estimator,
         entropy_coef=values.entropy_coef,
         needs=frozenset(needs),
         keep=None if values.keep_all else rewards_differ,
-        parameters={**asdict(values), "importance": cfg.importance},
+        value_loss=partial(losses.value, clip=values.value_clip) if values.dealt == "gae" else None,
+        steer_kl=None if target is None else partial(_steered, values.kl_coef, target, cfg.kl_horizon),
+        with_kl=None if target is None else partial(_at_kl, cfg, minibatches, longest, exact_sampler),
+        parameters={**asdict(values), "importance": importance},
     )
+
+
+def _steered(coef: float, target: float, horizon: int, kl: float, episodes: int) -> float:
+    return losses.steered_kl_coef(coef, kl, target, horizon, episodes)
+
+
+def _at_kl(
+    cfg: AlgorithmConfig, minibatches: int | None, longest: int, exact_sampler: bool, kl_coef: float
+) -> Algorithm:
+    return make_algorithm(cfg.model_copy(update={"kl_coef": kl_coef}), minibatches, longest, exact_sampler)
 
 
 def _check(cfg: AlgorithmConfig, values: Published) -> None:
     """Pairs of values that mean nothing together."""
-    if values.dealt == "tokens" and values.overlong_buffer > 0:
+    if values.dealt != "episodes" and values.overlong_buffer > 0:
         raise RecipeError(
             Fault(f"{cfg.name} deals rewards to tokens: it has no overlong punishment", field="overlong_buffer")
         )
+    for field in ("gamma", "lam", "value_clip"):
+        if values.dealt != "gae" and getattr(cfg, field) is not None:
+            raise RecipeError(Fault(f"{cfg.name} has no critic", field=field, remedy='name = "ppo"'))
+    if cfg.kl_target is not None and values.kl_coef == 0:
+        raise RecipeError(
+            Fault("a KL target needs a KL term to steer", field="kl_target", remedy="a kl_coef above 0 to start from")
+        )
+    if values.baseline == "imitate" and cfg.importance not in ("auto", "none"):
+        raise RecipeError(Fault(f"{cfg.name} samples nothing: there is no sampler to correct for", field="importance"))
     if values.kl_place == "loss" and values.kl_coef > 0 and values.kl_estimator == "k1":
         raise RecipeError(
             Fault(
@@ -126,29 +164,26 @@ def _check(cfg: AlgorithmConfig, values: Published) -> None:
 
 def _credit(values: Published, longest: int) -> Callable[..., Any]:
     kl_coef = values.kl_coef if values.kl_place == "reward" else 0.0
+    common: dict[str, Any] = {"baseline": values.baseline, "kl_coef": kl_coef, "estimator": values.kl_estimator}
+    if values.dealt == "gae":
+        return partial(dealt_by_gae, gamma=values.gamma, lam=values.lam, **common)
     if values.dealt == "tokens":
-        return partial(dealt_to_tokens, baseline=values.baseline, kl_coef=kl_coef, estimator=values.kl_estimator)
+        return partial(dealt_to_tokens, **common)
     buffer = round(values.overlong_buffer * longest)
-    return partial(
-        dealt_to_episodes,
-        baseline=values.baseline,
-        kl_coef=kl_coef,
-        estimator=values.kl_estimator,
-        overlong=(longest, buffer) if buffer > 0 else None,
-    )
+    return partial(dealt_to_episodes, overlong=(longest, buffer) if buffer > 0 else None, **common)
 
 
-def _policy_loss(values: Published, cfg: AlgorithmConfig) -> PolicyLoss:
+def _policy_loss(values: Published, cfg: AlgorithmConfig, importance: str) -> PolicyLoss:
     """The loss of one batch, times the weights of the sampler/trainer mismatch; reports `clip_share`."""
 
     def policy_loss(tokens: PolicyTokens) -> tuple[Tensor, dict[str, Tensor]]:
         loss, clipped = _surrogate(values, tokens)
         shares = {"clip_share": clipped}
-        if cfg.importance != "none":
+        if importance != "none":
             old = tokens.old_logprobs
             weight = losses.mismatch_weights(
                 old, tokens.sampled_logprobs, tokens.sequences, tokens.count,
-                mode=cfg.importance, level=cfg.importance_level, cap=cfg.importance_cap,
+                mode=importance, level=cfg.importance_level, cap=cfg.importance_cap,
             )  # fmt: skip
             loss, shares["importance/mean"] = loss * weight, weight
         return loss, shares

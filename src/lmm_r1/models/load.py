@@ -2,11 +2,12 @@
 
 Only safetensors are read, never a pickle, and every fault becomes one line. Leaves out: checkpoints of a running
 stage with optimiser state (runs/checkpoint.py) and everything particular to pictures (qwen_vl.py).
-Source of the layout: https://huggingface.co/Qwen/Qwen2.5-VL-3B-Instruct
+Source of the layout: https://huggingface.co/Qwen/Qwen2.5-VL-3B-Instruct; of 4-bit weights: QLoRA, arXiv 2305.14314
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -19,10 +20,19 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
+from torch import nn
+from transformers import (
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedTokenizerBase,
+    Qwen2_5_VLForConditionalGeneration,
+)
+from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+from transformers.utils import is_accelerate_available, is_bitsandbytes_available
 from transformers.utils import logging as transformers_logging
 
 from lmm_r1.errors import CheckpointError, Fault
+from lmm_r1.models.lora import has_adapters, merged_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MODEL_TYPE = "qwen2_5_vl"
@@ -73,10 +83,13 @@ def load_model(
     device: str | torch.device = "cpu",
     trust_remote_code: bool = False,
     gradient_checkpointing: bool = False,
+    four_bit: bool = False,
 ) -> Qwen2_5_VLForConditionalGeneration:
     """The model of a folder or hub id, in evaluation mode, with SDPA attention.
 
-    CheckpointError, in one line, when the folder is missing, of another family, truncated or incomplete.
+    four_bit: the decoder's linear layers are held in 4 bits and computed in `dtype`; such a model can only be trained
+    through adapters (lora.py). CheckpointError, in one line, when the folder is missing, of another family, truncated
+    or incomplete, or when four_bit is asked for and bitsandbytes is not installed or does not run on the device.
     """
     path = resolve_folder(folder)
     kind = read_model_config(path).get("model_type")
@@ -85,6 +98,7 @@ def load_model(
     if not any(path.glob("*.safetensors")):
         raise CheckpointError(Fault("holds no *.safetensors weights (other formats are never loaded)", file=str(path)))
     transformers_logging.disable_progress_bar()  # the terminal belongs to the live view
+    more = _four_bit(DTYPES[dtype], device) if four_bit else {}
     try:
         model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             path,
@@ -94,9 +108,14 @@ def load_model(
             local_files_only=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            **more,
         )
+        if four_bit:
+            _settle_four_bit(model)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
-        raise CheckpointError(Fault(f"the weights cannot be loaded: {_first_line(error)}", file=str(path))) from error
+        remedy = f"if bitsandbytes does not run on {device}, load without four_bit" if four_bit else ""
+        message = f"the weights cannot be loaded: {_first_line(error)}"
+        raise CheckpointError(Fault(message, file=str(path), remedy=remedy)) from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise CheckpointError(Fault(f"{len(missing)} weights are missing, the first is {missing[0]}", file=str(path)))
@@ -122,6 +141,8 @@ def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> PreTr
 def export_model(model: Qwen2_5_VLForConditionalGeneration, source_folder: str | Path, out_dir: str | Path) -> Path:
     """Write weights and configuration of `model`, and the tokenizer, template and processor files of its source.
 
+    Adapters are merged and 4-bit weights widened on the way, so that the folder holds a plain model; `model` stays as
+    it is, and a plain copy of it is held in memory meanwhile.
     All or nothing: everything is written and flushed beside `out_dir`, then renamed. An older export there is
     replaced. CheckpointError when the disk refuses.
     """
@@ -135,7 +156,8 @@ def export_model(model: Qwen2_5_VLForConditionalGeneration, source_folder: str |
             for file in sorted(source.iterdir()):
                 if file.is_file() and _CARRIED.fullmatch(file.name) and not _WRITTEN.fullmatch(file.name):
                     shutil.copyfile(file, temporary / file.name)
-            model.save_pretrained(temporary)
+            merge = has_adapters(model) or getattr(model, "is_loaded_in_4bit", False)
+            (_plain_copy(model) if merge else model).save_pretrained(temporary)
             for file in temporary.iterdir():
                 _flush(file)
             _replace(temporary, out)
@@ -144,6 +166,49 @@ def export_model(model: Qwen2_5_VLForConditionalGeneration, source_folder: str |
     except (OSError, SafetensorError) as error:
         raise CheckpointError(Fault(f"the model cannot be written: {_first_line(error)}", file=str(out))) from error
     return out
+
+
+def _four_bit(dtype: torch.dtype, device: str | torch.device) -> dict[str, Any]:
+    """What from_pretrained needs for 4-bit weights (nf4, its scales quantised too) in the decoder's linear layers."""
+    if not (is_bitsandbytes_available() and is_accelerate_available()):
+        raise CheckpointError(
+            Fault(
+                "4-bit weights need the libraries bitsandbytes and accelerate",
+                remedy='pip install "lmm-r1[qlora]", or train without four_bit',
+            )
+        )
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=["model.visual", "lm_head"],  # despite its name, for 4 bits as well
+    )
+    return {"quantization_config": config, "device_map": {"": torch.device(device)}}
+
+
+def _settle_four_bit(model: nn.Module) -> None:
+    """Fix the layout of 4-bit weights and read one back, which fails where bitsandbytes has no kernels."""
+    quantised = [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
+    for module in quantised:
+        # Else some CPUs, at the first forward pass in evaluation mode, repack the weights in place with rounded
+        # scales, for a kernel without a backward pass: the model would change, and merging it would fail.
+        module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+    dequantize_bnb_weight(quantised[0].weight)
+
+
+def _plain_copy(model: Qwen2_5_VLForConditionalGeneration) -> Qwen2_5_VLForConditionalGeneration:
+    """A model on the CPU with the merged weights of `model`, without adapters or 4-bit layers."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        plain = type(model)(config)
+    weights = {name: weight.cpu() for name, weight in merged_weights(model)}
+    plain.load_state_dict(weights, strict=False, assign=True)  # not strict: tied weights come once
+    plain.tie_weights()
+    plain.generation_config = model.generation_config
+    return plain
 
 
 def _replace(temporary: Path, out: Path) -> None:

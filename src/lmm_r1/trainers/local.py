@@ -1,9 +1,8 @@
-"""The trainer of one process: forward, backward, AdamW, guards and exact state.
+"""The trainer of one process: forward, backward, optimiser steps, guards and exact state, of policy and critic.
 
 Axis legend: T = tokens of one rollout; N = trainable tokens of a batch. All log-probs are in nats, at the sampling
 temperature, with media tokens masked.
-Weights in a narrower dtype than float32 get float32 masters: a step of 1e-6 would vanish in bfloat16.
-Leaves out: sharding, the critic, and the order of steps (train.py).
+Leaves out: sharding, AdamW itself (optimiser.py), and the order of steps (train.py).
 """
 
 from __future__ import annotations
@@ -17,15 +16,22 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from lmm_r1.algorithms import losses
+from lmm_r1.algorithms.token_weights import token_mean
+from lmm_r1.config import Critic as CriticConfig
 from lmm_r1.config import Update
 from lmm_r1.errors import CheckpointError, NumericError
+from lmm_r1.models.critic import Critic
+from lmm_r1.models.lora import has_adapters, merged_weights, without_adapters
 from lmm_r1.seams import Algorithm, ModelAdapter, PolicyTokens
 from lmm_r1.trainers.collate import Batch, Media, collate
+from lmm_r1.trainers.optimiser import Optimiser, part_of
 from lmm_r1.trainers.schedule import lr_at
-from lmm_r1.trainers.step import forward_logprobs
+from lmm_r1.trainers.step import forward_logprobs, predicting_states, read_logprobs
+from lmm_r1.trainers.tally import Tally
 from lmm_r1.types import Anchors, Float32, Image, Int32, Problem, Rollout, Sample
 
-_SLOTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
+#: Numbers that must be finite before anything moves.
+_GUARDED = ("loss", "ratio_max", "entropy", "critic/loss")
 
 
 class LocalTrainer:
@@ -40,36 +46,33 @@ class LocalTrainer:
         total_updates: int,
         temperature: float = 1.0,
         device: torch.device | str = "cpu",
+        critic: Critic | None = None,
+        critic_config: CriticConfig | None = None,
     ) -> None:
         """`total_updates`: optimiser steps of the whole stage, for the learning-rate schedule.
 
-        ValueError for an unknown part in `update.freeze`, or when nothing is left to train.
+        A model with adapters trains these alone, and is its own reference without them. ValueError for an unknown part
+        in `update.freeze`, or when nothing is left to train.
         """
         self.model = model.to(device)  # type: ignore[arg-type]  # transformers mistypes Module.to
+        self.critic = None if critic is None else critic.to(device)
         self.updates = 0  # optimiser steps done
         self._adapter, self._update, self._total, self._temperature = adapter, update, total_updates, temperature
+        self._critic_config = critic_config or CriticConfig()
         self._device = torch.device(device)
         self._checkpointing = any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
         config: Any = model.config
         self._media = Media(config.image_token_id, config.vision_config.spatial_merge_size**2)
         self._reference: Qwen2_5_VLForConditionalGeneration | None = None
+        self._reference_at = 0  # optimiser steps after which the reference was the policy; 0 = the stage's start
         self.set_reference(reference_model)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(part_of(name) not in update.freeze)
         unknown = set(update.freeze) - {"vision", "merger", "language"}
         if unknown:
             raise ValueError(f"update.freeze names no part: {', '.join(sorted(unknown))} (vision, merger, language)")
-        self._trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        if not self._trained:
+        self._policy = Optimiser(_trained(self.model, update.freeze), update)
+        if not self._policy.names:
             raise ValueError("update.freeze leaves nothing to train")
-        self._masters = {n: _master(p) for n, p in self._trained.items()}
-        scaled: dict[float, list[Tensor]] = {}
-        for name, master in self._masters.items():
-            scaled.setdefault(_lr_scale(update, part_of(name)), []).append(master)
-        self._optimizer = torch.optim.AdamW(
-            [{"params": masters, "scale": scale} for scale, masters in scaled.items()],
-            lr=update.lr, betas=update.betas, weight_decay=update.weight_decay, fused=True,
-        )  # fmt: skip
+        self._value = None if self.critic is None else Optimiser(_trained(self.critic, update.freeze), update)
 
     def set_reference(self, model: Qwen2_5_VLForConditionalGeneration | None) -> None:
         """The frozen start model of the stage; None when no algorithm asks for it."""
@@ -81,47 +84,91 @@ class LocalTrainer:
     def anchors(self, rollouts: Sequence[Rollout], needs: frozenset[str]) -> list[Anchors]:
         """What the frozen models say of the rollouts. Without "old" in `needs`, old_logprobs are the sampler's.
 
-        ValueError for "values", and for "ref" without a reference model.
+        ValueError for "values" without a critic, and for "ref" without a reference model.
         """
-        if "values" in needs:
-            raise ValueError("this trainer has no critic")
-        if "ref" in needs and self._reference is None:
+        if "values" in needs and self.critic is None:
+            raise ValueError("the algorithm needs values, and the trainer has no critic")
+        if "ref" in needs and self._reference is None and not has_adapters(self.model):
             raise ValueError("the algorithm needs a reference model, and the trainer has none")
-        old = [np.zeros(len(r.token_ids), dtype=np.float32) for r in rollouts] if "old" in needs else None
-        ref = [np.zeros(len(r.token_ids), dtype=np.float32) for r in rollouts] if "ref" in needs else None
-        if old is not None or ref is not None:
-            for batch in self._collate(rollouts):
-                if old is not None:
-                    batch.spread(self._frozen(self.model, batch), old)
-                if ref is not None and self._reference is not None:
-                    batch.spread(self._frozen(self._reference, batch), ref)
+        self._move_reference()
+        found: dict[str, list[Float32]] = {
+            name: [np.zeros(len(r.token_ids), dtype=np.float32) for r in rollouts]
+            for name in ("old", "ref", "values")
+            if name in needs
+        }
+        for batch in self._collate(rollouts) if found else ():
+            for name, numbers in self._said(batch, frozenset(found)).items():
+                batch.spread(numbers, found[name])
+        old = found.get("old") or [r.logprobs for r in rollouts]
+        ref, values = found.get("ref"), found.get("values")
         return [
-            Anchors(r.logprobs if old is None else old[i], None if ref is None else ref[i])
-            for i, r in enumerate(rollouts)
+            Anchors(old[i], None if ref is None else ref[i], None if values is None else values[i])
+            for i in range(len(rollouts))
         ]
+
+    def _said(self, batch: Batch, wanted: frozenset[str]) -> dict[str, Tensor]:
+        """{"old", "ref", "values": float[N]} of one batch, as far as wanted."""
+        said: dict[str, Tensor] = {}
+        with torch.no_grad():
+            states = None
+            shared = self.critic is not None and self.critic.trunk is None
+            if "old" in wanted or ("values" in wanted and shared):
+                states = predicting_states(self.model.model, batch)
+            if "old" in wanted and states is not None:
+                said["old"] = read_logprobs(
+                    self.model, states, batch, self._temperature, self._adapter.banned_ids
+                )[0]  # fmt: skip
+            if "values" in wanted and self.critic is not None:
+                trunk = self.critic.trunk
+                said["values"] = self.critic.values(
+                    predicting_states(trunk, batch) if states is None or trunk is not None else states
+                )
+        if "ref" in wanted:
+            if self._reference is not None:
+                said["ref"] = self._frozen(self._reference, batch)
+            else:
+                with without_adapters(self.model):
+                    said["ref"] = self._frozen(self.model, batch)
+        return said
 
     def update(self, samples: Sequence[Sample], algorithm: Algorithm, lr: float | None = None) -> dict[str, float]:
         """One optimiser step over all samples; its metrics. `lr` None = the schedule's.
 
-        Loss = sum over trainable tokens of weight * (policy loss + kl_coef * KL - entropy_coef * entropy). NumericError, naming the step and
-        leaving the weights as they were, when a log-prob, the loss or the gradient is not finite.
+        Loss = sum over trainable tokens of weight * (policy loss + kl_coef * KL - entropy_coef * entropy); a critic's is
+        the token mean of its value loss. NumericError, naming the step and leaving all weights as they were, when a
+        log-prob, a loss or a gradient is not finite.
         """
         lr = lr_at(self.updates, self._total, self._update) if lr is None else lr
-        weights = algorithm.token_weights(samples)
-        self.model.train(self._checkpointing)  # Qwen's dropout is 0: train mode does nothing but checkpoint
-        self.model.zero_grad(set_to_none=True)
-        tally = _Tally()
+        self._mode(self._checkpointing)
+        self._drop()
         try:
-            for batch in self._collate([s.rollout for s in samples]):
-                self._backward(batch, samples, algorithm, weights, tally)
-            metrics = tally.metrics()
+            metrics = self.accumulate(
+                samples, algorithm, algorithm.token_weights(samples), token_mean(samples)
+            ).metrics()  # fmt: skip
             self._guard(metrics)
-            metrics["grad_norm"] = self._apply(lr)
+            metrics |= self._step(lr)
         finally:
-            self.model.zero_grad(set_to_none=True)
-            self.model.eval()
+            self._drop()
+            self._mode(False)
         self.updates += 1
-        return metrics | {"lr": lr}
+        return _explained(metrics) | {"lr": lr}
+
+    def accumulate(
+        self,
+        samples: Sequence[Sample],
+        algorithm: Algorithm,
+        weights: Sequence[Float32],
+        value_weights: Sequence[Float32],
+    ) -> Tally:
+        """Add the gradients of these samples to the parameters, without a step.
+
+        weights, value_weights float32[T] each: fixed over the whole optimiser step, of which the samples may be one
+        rank's share; so gradients of shares add up to that of the whole.
+        """
+        tally = Tally()
+        for batch in self._collate([s.rollout for s in samples]):
+            self._backward(batch, samples, algorithm, weights, value_weights, tally)
+        return tally
 
     def score(self, token_ids: Int32, images: Sequence[Image]) -> Float32:
         """Log-prob of every token of a stream, float32[T]; 0 for the first one and for media tokens."""
@@ -136,39 +183,46 @@ class LocalTrainer:
         return out[0]
 
     def weights(self) -> Iterable[tuple[str, Tensor]]:
-        """Trained weights by Hugging Face name (those of `named_parameters`), tied ones once."""
+        """Trained weights by Hugging Face name (those of `named_parameters`), tied ones once; adapters merged."""
+        if has_adapters(self.model):
+            yield from merged_weights(self.model)
+            return
         for name, parameter in self.model.named_parameters():
             yield name, parameter.detach()
 
     def state(self) -> dict[str, Any]:
-        """{"model": {name: tensor}, "optimizer": {"name/slot": tensor}, "scalars": JSON-able}; tensors are copies."""
-        tensors = {n: self._masters.get(n, p).detach().to("cpu", copy=True) for n, p in self.model.named_parameters()}
-        slots: dict[str, Tensor] = {}
-        for name, master in self._masters.items():
-            for slot, tensor in self._optimizer.state.get(master, {}).items():
-                slots[f"{name}/{slot}"] = tensor.detach().to("cpu", copy=True)
-        return {"model": tensors, "optimizer": slots, "scalars": {"updates": self.updates}}
+        """{"model": {name: tensor}, "optimizer": {"name/slot": tensor}, "scalars": JSON-able}; tensors are copies.
+
+        "critic": {name: tensor} with a critic, whose slots are "critic:name/slot"; "reference" when it has moved. Of a
+        model with adapters only these are kept: the rest is the stage's start model.
+        """
+        state: dict[str, Any] = {
+            "model": _kept(self.model, self._policy),
+            "optimizer": self._policy.slots(),
+            "scalars": {"updates": self.updates},
+        }
+        if self.critic is not None and self._value is not None:
+            state["critic"] = _kept(self.critic, self._value)
+            state["optimizer"] |= {f"critic:{name}": slot for name, slot in self._value.slots().items()}
+        if self._reference_at and self._reference is not None:
+            state["reference"] = {n: p.detach().to("cpu", copy=True) for n, p in self._reference.named_parameters()}
+            state["scalars"]["reference_at"] = self._reference_at
+        return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """The exact inverse of `state`. CheckpointError when names or shapes do not fit."""
-        tensors, slots = state["model"], state["optimizer"]
-        named = dict(self.model.named_parameters())
-        if tensors.keys() != named.keys():
-            odd = sorted(tensors.keys() ^ named.keys())
-            raise CheckpointError(f"the checkpoint's weights are not this model's: {', '.join(odd[:3])} differ")
-        for name, parameter in named.items():
-            if tensors[name].shape != parameter.shape:
-                raise CheckpointError(f"the checkpoint's {name} has another shape than this model's")
-        with torch.no_grad():
-            for name, parameter in named.items():
-                parameter.copy_(tensors[name])
-                if name in self._masters:
-                    self._masters[name].copy_(tensors[name])
-        self._optimizer.state.clear()
-        for name, master in self._masters.items():
-            if f"{name}/{_SLOTS[0]}" in slots:
-                kept = {s: slots[f"{name}/{s}"].to(master.device, copy=True) for s in _SLOTS}
-                self._optimizer.state[master] = kept
+        slots: Mapping[str, Tensor] = state["optimizer"]
+        _put_back(self.model, state["model"], "model")
+        self._policy.restore(state["model"], slots)
+        if ("critic" in state) != (self.critic is not None):
+            raise CheckpointError(f"the checkpoint has {'a' if 'critic' in state else 'no'} critic, and this stage not")
+        if self.critic is not None and self._value is not None:
+            _put_back(self.critic, state["critic"], "critic")
+            own = {name.removeprefix("critic:"): s for name, s in slots.items() if name.startswith("critic:")}
+            self._value.restore(state["critic"], own)
+        if "reference" in state and self._reference is not None:
+            _put_back(self._reference, state["reference"], "reference")
+        self._reference_at = int(state["scalars"].get("reference_at", 0))
         self.updates = int(state["scalars"]["updates"])
 
     def _collate(self, rollouts: Sequence[Rollout]) -> list[Batch]:
@@ -178,18 +232,92 @@ class LocalTrainer:
         with torch.no_grad():
             return forward_logprobs(model, batch, self._temperature, self._adapter.banned_ids)[0]
 
+    def _move_reference(self) -> None:
+        """Every `reference_reset` rollout steps the policy becomes the reference (ProRL, arXiv 2505.24864)."""
+        every = self._update.reference_reset * self._update.minibatches
+        if not every or self._reference is None or self.updates - self._reference_at < every:
+            return
+        theirs = dict(self._reference.named_parameters())
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                theirs[name].copy_(parameter)
+        self._reference_at = self.updates
+
+    @property
+    def _warming(self) -> bool:
+        """Whether the critic learns alone."""
+        return self.critic is not None and self.updates < self._critic_config.warmup * self._update.minibatches
+
+    def _mode(self, train: bool) -> None:
+        """Train mode only where activations are recomputed: Qwen's dropout is 0, so it does nothing else."""
+        for network in (self.model, self.critic):
+            if network is not None:
+                network.train(train)
+
+    def _drop(self) -> None:
+        self._policy.drop()
+        if self._value is not None:
+            self._value.drop()
+
     def _backward(
         self,
         batch: Batch,
         samples: Sequence[Sample],
         algorithm: Algorithm,
         weights: Sequence[Float32],
-        tally: _Tally,
+        value_weights: Sequence[Float32],
+        tally: Tally,
     ) -> None:
-        """Add one batch's share to the gradient and to the tally."""
+        """Add one batch's share to the gradients and to the tally."""
+        with torch.set_grad_enabled(not self._warming):
+            states = predicting_states(self.model.model, batch)
+            loss = self._policy_loss(states, batch, samples, algorithm, batch.select(weights), tally)
+        if self.critic is not None and self.critic.trunk is None:
+            values = self.critic.values(states)
+            weight = batch.select(value_weights)
+            loss = loss + self._critic_config.coef * self._value_loss(values, weight, batch, samples, algorithm, tally)
+        if loss.requires_grad:
+            loss.backward()
+        if self.critic is not None and self.critic.trunk is not None:  # after it: one graph is held at a time
+            values = self.critic.values(predicting_states(self.critic.trunk, batch))
+            self._value_loss(values, batch.select(value_weights), batch, samples, algorithm, tally).backward()
+
+    def _value_loss(
+        self,
+        values: Tensor,
+        weight: Tensor,
+        batch: Batch,
+        samples: Sequence[Sample],
+        algorithm: Algorithm,
+        tally: Tally,
+    ) -> Tensor:
+        """The critic's loss of one batch, a scalar; `values` and `weight` float[N] of its trainable tokens."""
+        olds = [s.anchors.values for s in samples if s.anchors.values is not None]
+        goals = [s.credit.returns for s in samples if s.credit.returns is not None]
+        if algorithm.value_loss is None or min(len(olds), len(goals)) < len(samples):
+            raise ValueError(f"{algorithm.name} gives a critic no values and returns to learn from")
+        goal = batch.select(goals)
+        loss = (weight * algorithm.value_loss(values, batch.select(olds), goal)).sum()
+        with torch.no_grad():
+            miss = goal - values
+            named = {"value": values, "return": goal, "return2": goal.square(), "miss": miss, "miss2": miss.square()}
+            tally.add(0, {"critic/loss": loss.detach()}, {f"critic/{n}": x.double().sum() for n, x in named.items()})
+        return loss
+
+    def _policy_loss(
+        self,
+        states: Tensor,
+        batch: Batch,
+        samples: Sequence[Sample],
+        algorithm: Algorithm,
+        weight: Tensor,
+        tally: Tally,
+    ) -> Tensor:
+        """The policy's loss of one batch, a scalar; `states` float[N, D] and `weight` float[N] of its trainable tokens."""
         bonus = algorithm.entropy_coef > 0
-        logprobs, entropy = forward_logprobs(self.model, batch, self._temperature, self._adapter.banned_ids, bonus)
-        weight = batch.select(weights)
+        logprobs, entropy = read_logprobs(
+            self.model, states, batch, self._temperature, self._adapter.banned_ids, bonus
+        )  # fmt: skip
         if "old" in algorithm.needs:
             old = batch.select([s.anchors.old_logprobs for s in samples])
         else:
@@ -210,96 +338,84 @@ class LocalTrainer:
                 loss = loss + algorithm.kl_coef * (weight * kl_tokens).sum()
         elif algorithm.kl_coef > 0:
             raise ValueError(f"{algorithm.name} needs reference log-probs on every sample")
-        loss.backward()
         with torch.no_grad():
             gap = (sampled - old).abs()  # old = the weights that sampled, in the trainer's own arithmetic
-            ratio = (logprobs - old).abs().max().exp()
+            ratio = (logprobs - old).exp()
+            off = (ratio - 1.0).abs()
             sums = {"kl_ref": kl, "entropy": entropy.detach().sum(), "logprob_gap/mean": gap.sum()}
-            sums |= {name: values.sum() for name, values in shares.items()}
+            sums |= {"ratio_error/mean": off.sum()} | {name: values.sum() for name, values in shares.items()}
             tally.add(
                 len(batch.targets),
                 {"loss": loss.detach(), "policy_loss": policy_loss.detach()},
                 sums,
-                {"logprob_gap/max": gap.max(), "ratio_max": ratio},
+                {"logprob_gap/max": gap.max(), "ratio_max": ratio.max(), "ratio_error/max": off.max()},
             )
+        return loss
 
     def _guard(self, metrics: Mapping[str, float]) -> None:
-        for name in ("loss", "ratio_max", "entropy"):
-            if not np.isfinite(metrics[name]):
-                raise NumericError(
-                    f"optimiser step {self.updates + 1} of {self._total}: {name} is {metrics[name]}; the weights are unchanged"
-                )
+        for name in _GUARDED:
+            if not np.isfinite(metrics.get(name, 0.0)):
+                raise NumericError(f"{self._here}: {name} is {metrics[name]}; the weights are unchanged")
 
-    def _apply(self, lr: float) -> float:
-        """Clip, check and step; returns the gradient's norm before clipping."""
-        for name, parameter in self._trained.items():
-            master = self._masters[name]
-            if master is not parameter:
-                master.grad = None if parameter.grad is None else parameter.grad.to(master.dtype)
-        masters = list(self._masters.values())
-        grads = [m.grad for m in masters if m.grad is not None]
-        norm = nn.utils.get_total_norm(grads)
-        if not bool(torch.isfinite(norm)):
-            for master in masters:
-                master.grad = None
-            raise NumericError(
-                f"optimiser step {self.updates + 1} of {self._total}: the gradient's norm is {float(norm)}; the weights are unchanged"
-            )
-        nn.utils.clip_grads_with_norm_(masters, self._update.max_grad_norm, norm)
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr * group["scale"]
-        self._optimizer.step()
-        with torch.no_grad():
-            for name, parameter in self._trained.items():
-                master = self._masters[name]
-                master.grad = None
-                if master is not parameter:
-                    parameter.copy_(master)
-        return float(norm)
+    @property
+    def _here(self) -> str:
+        return f"optimiser step {self.updates + 1} of {self._total}"
+
+    def _step(self, lr: float) -> dict[str, float]:
+        """Check every gradient, then step; the gradients' norms before clipping."""
+        norms = {"grad_norm": self._policy.gather()}
+        if self._value is not None:
+            norms["critic/grad_norm"] = self._value.gather()
+        for name, norm in norms.items():
+            if not bool(torch.isfinite(norm)):
+                raise NumericError(f"{self._here}: the {name} is {float(norm)}; the weights are unchanged")
+        if not self._warming:
+            self._policy.apply(norms["grad_norm"], lr)
+        if self._value is not None:
+            self._value.apply(norms["critic/grad_norm"], lr * self._critic_config.lr / self._update.lr)
+        return {name: float(norm) for name, norm in norms.items()}
 
 
-class _Tally:
-    """Metrics of one optimiser step, kept on the device until its end: one transfer instead of one per batch."""
-
-    def __init__(self) -> None:
-        self._tokens = 0
-        self._totals: dict[str, Tensor] = {}
-        self._sums: dict[str, Tensor] = {}
-        self._maxima: dict[str, Tensor] = {}
-
-    def add(
-        self, tokens: int, totals: Mapping[str, Tensor], sums: Mapping[str, Tensor], maxima: Mapping[str, Tensor]
-    ) -> None:
-        """totals add up, sums become means per token, maxima stay maxima."""
-        self._tokens += tokens
-        for store, new in ((self._totals, totals), (self._sums, sums)):
-            for name, value in new.items():
-                store[name] = store[name] + value if name in store else value
-        for name, value in maxima.items():
-            self._maxima[name] = torch.maximum(self._maxima[name], value) if name in self._maxima else value
-
-    def metrics(self) -> dict[str, float]:
-        """ValueError when no token was trained on."""
-        if self._tokens == 0:
-            raise ValueError("an optimiser step needs at least one trainable token")
-        out = {name: float(value) for name, value in (self._totals | self._maxima).items()}
-        out |= {name: float(value) / self._tokens for name, value in self._sums.items()}
-        return out | {"tokens": float(self._tokens)}
+def _trained(network: nn.Module, freeze: Sequence[str]) -> dict[str, nn.Parameter]:
+    """The parameters to train: those of the parts that are not frozen, or, with adapters, the adapters among them."""
+    adapted = has_adapters(network)
+    for name, parameter in network.named_parameters():
+        head = name.startswith("value_head.")
+        parameter.requires_grad_(
+            head or (part_of(name) not in freeze and (parameter.requires_grad or not adapted))
+        )  # fmt: skip
+    return {n: p for n, p in network.named_parameters() if p.requires_grad}
 
 
-def part_of(name: str) -> str:
-    """The freezable part that a parameter belongs to: "vision", "merger" or "language"."""
-    if ".visual." in f".{name}":
-        return "merger" if ".visual.merger." in f".{name}" else "vision"
-    return "language"
+def _saved(network: nn.Module) -> dict[str, nn.Parameter]:
+    """What a checkpoint holds of a network: everything, or, with adapters, what is trained."""
+    adapted = has_adapters(network)
+    return {n: p for n, p in network.named_parameters() if p.requires_grad or not adapted}
 
 
-def _lr_scale(update: Update, part: str) -> float:
-    scales: Mapping[str, float] = update.lr_scale  # type: ignore[assignment]  # its keys are the parts
-    return scales.get(part, 1.0)
+def _kept(network: nn.Module, optimiser: Optimiser) -> dict[str, Tensor]:
+    return {n: optimiser.master(n, p).detach().to("cpu", copy=True) for n, p in _saved(network).items()}
 
 
-def _master(parameter: nn.Parameter) -> Tensor:
-    if parameter.dtype == torch.float32 or parameter.dtype == torch.float64:
-        return parameter
-    return parameter.detach().to(torch.float32, copy=True)
+def _put_back(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Copy saved tensors into a network. CheckpointError when names or shapes do not fit."""
+    named = _saved(network)
+    if tensors.keys() != named.keys():
+        odd = sorted(tensors.keys() ^ named.keys())
+        raise CheckpointError(f"the checkpoint's weights are not this {what}'s: {', '.join(odd[:3])} differ")
+    for name, parameter in named.items():
+        if tensors[name].shape != parameter.shape:
+            raise CheckpointError(f"the checkpoint's {name} has another shape than this {what}'s")
+    with torch.no_grad():
+        for name, parameter in named.items():
+            parameter.copy_(tensors[name])
+
+
+def _explained(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The sums of the critic as what people read: critic/{loss, value, return, explained} (the share of the returns' variance)."""
+    metrics = dict(metrics)
+    if "critic/return2" in metrics:
+        spread = metrics.pop("critic/return2") - metrics["critic/return"] ** 2
+        missed = metrics.pop("critic/miss2") - metrics.pop("critic/miss") ** 2
+        metrics["critic/explained"] = 1.0 - missed / spread if spread > 1e-12 else 0.0
+    return metrics

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lmm_r1.config import Update
-from lmm_r1.types import Sample
+from lmm_r1.types import Rollout
 
 
 def lr_at(update_index: int, total: int, update: Update) -> float:
@@ -30,30 +30,30 @@ def lr_at(update_index: int, total: int, update: Update) -> float:
     return update.lr * share
 
 
-def minibatches(samples: Sequence[Sample], update: Update, seed: int | Sequence[int]) -> list[list[Sample]]:
-    """Deal the samples of a rollout step to `update.minibatches` optimiser steps; never an empty one.
+def minibatches(rollouts: Sequence[Rollout], update: Update, seed: int | Sequence[int]) -> list[list[int]]:
+    """Deal the rollouts of a step to `update.minibatches` optimiser steps: their indices; never an empty one.
 
     "groups": whole groups at random, each minibatch with as many groups as the others (give or take one) and
-    balanced by tokens, so that a prompt is computed once. "samples": all samples at random in equal parts.
-    A pure function of the samples' order and the seed; with one minibatch the order stays as it is.
+    balanced by tokens, so that a prompt is computed once. "samples": all rollouts at random in equal parts.
+    A pure function of the rollouts' order and the seed; with one minibatch the order stays as it is.
     """
     if update.minibatches == 1:
-        return [list(samples)]
+        return [list(range(len(rollouts)))]
     rng = np.random.default_rng(seed)
     if update.shuffle == "samples":
-        order = rng.permutation(len(samples))
+        order = rng.permutation(len(rollouts))
         parts = [[int(i) for i in part] for part in np.array_split(order, update.minibatches)]
     else:
-        parts = _deal_groups(samples, update.minibatches, rng)
-    return [[samples[i] for i in part] for part in parts if len(part)]
+        parts = _deal_groups(rollouts, update.minibatches, rng)
+    return [part for part in parts if part]
 
 
-def _deal_groups(samples: Sequence[Sample], count: int, rng: np.random.Generator) -> list[list[int]]:
+def _deal_groups(rollouts: Sequence[Rollout], count: int, rng: np.random.Generator) -> list[list[int]]:
     groups: dict[str, list[int]] = {}
-    for i, sample in enumerate(samples):
-        groups.setdefault(sample.rollout.problem.id, []).append(i)
+    for i, rollout in enumerate(rollouts):
+        groups.setdefault(rollout.problem.id, []).append(i)
     members = list(groups.values())
-    tokens = [sum(len(samples[i].rollout.token_ids) for i in group) for group in members]
+    tokens = [sum(len(rollouts[i].token_ids) for i in group) for group in members]
     order = rng.permutation(len(members))
     order = order[np.argsort([-tokens[g] for g in order], kind="stable")]  # longest first, ties at random
     room = [len(part) for part in np.array_split(order, count)]

@@ -1,0 +1,148 @@
+"""PPO, adapters, steered KL and a moving reference through the whole path, and what a resume must reproduce."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import lmm_r1.train as train
+from lmm_r1.build import run_recipe
+from lmm_r1.config import Recipe
+from lmm_r1.errors import NumericError
+from lmm_r1.recipes import load_recipe
+from lmm_r1.types import Anchors
+
+TOML = """
+name = "ppo"
+seed = 4
+
+[model]
+base = "micro"
+
+[engine]
+slots = 8
+max_context = 256
+
+[evaluate]
+sets = []
+
+[save]
+every = 1
+rollout_groups = 1
+
+[stage.only]
+steps = 4
+data = [{{ source = "synthetic", domain = "geometry" }}, {{ source = "synthetic", domain = "text" }}]
+rollout = {{ prompts = 4, siblings = 3, max_new_tokens = 24, max_prompt_tokens = 128 }}
+{settings}
+"""
+
+#: What is tried -> the stage's settings.
+ARMS = {
+    "separate": """
+algorithm = { name = "ppo", kl_coef = 0.05, kl_target = 0.001, kl_horizon = 20 }
+critic = { lr = 1e-3, warmup = 1 }
+update = { lr = 1e-3, minibatches = 2, reference_reset = 2 }""",
+    "shared": """
+algorithm = { name = "ppo" }
+critic = { lr = 1e-3, trunk = "shared" }
+update = { lr = 1e-3, minibatches = 2 }""",
+    "lora": """
+algorithm = { name = "ppo" }
+critic = { lr = 1e-3 }
+lora = { rank = 4, alpha = 8, parts = ["vision", "language"] }
+update = { lr = 3e-3, minibatches = 2 }""",
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The number of threads is part of what fixes the bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def recipe_of(folder: Path, arm: str) -> tuple[Recipe, Path]:
+    if arm == "lora":
+        pytest.importorskip("peft", reason='adapters need peft: pip install "lmm-r1[lora]"')
+    path = folder / "recipe.toml"
+    path.write_text(TOML.format(settings=ARMS[arm]), encoding="utf-8")
+    return load_recipe(path), path
+
+
+def metrics_of(run: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (run / "only" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith("seconds/")} for line in lines]
+
+
+@pytest.mark.parametrize("arm", list(ARMS))
+def test_a_stopped_run_goes_on_to_the_same_bits(arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a critic, an adapter, a KL coefficient or a moved reference that a checkpoint forgets."""
+    recipe, path = recipe_of(tmp_path, arm)
+    run_recipe(recipe, path, tmp_path / "whole")
+    real = train.save
+
+    def save(run: train.StageRun, step: int) -> None:
+        real(run, step)
+        if step in (1, 3):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "save", save)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                run_recipe(recipe, path, tmp_path / "parts")
+    run_recipe(recipe, path, tmp_path / "parts")
+    whole, parts = metrics_of(tmp_path / "whole"), metrics_of(tmp_path / "parts")
+    assert whole == parts
+    weights = [load_file(tmp_path / run / "only" / "model" / "model.safetensors") for run in ("whole", "parts")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    # The first minibatch's old policy is the present one, packed alike: its ratio is 1 to the last bit.
+    assert all(m["ratio_error/first"] == 0.0 for m in whole) and whole[-1]["ratio_error/max"] > 0.0
+    assert all(np.isfinite(m["critic/loss"]) for m in whole)
+    checkpoint = tmp_path / "whole" / "only" / "checkpoints" / "step_000004"
+    files = {p.name for p in checkpoint.iterdir()}
+    assert "critic.safetensors" in files and ("reference.safetensors" in files) == (arm == "separate")
+    if arm == "separate":
+        assert len({m["kl_coef"] for m in whole}) == 4
+        assert whole[0]["grad_norm"] == 0.0 < whole[1]["grad_norm"]  # a step of warm-up
+    if arm == "lora":
+        assert (checkpoint / "model.safetensors").stat().st_size < 1_000_000  # adapters alone
+        assert all("lora" not in name for name in weights[0])
+
+
+def run_with(gap: float, step: int = 0) -> tuple[SimpleNamespace, list[SimpleNamespace], list[Anchors]]:
+    """A stage whose reference differs from its policy by `gap` nats on one token."""
+    rollout = SimpleNamespace(trainable=np.array([False, True, True]), problem=SimpleNamespace(id="p"))
+    old = np.array([0.0, -1.0, -2.0], np.float32)
+    ref = old - np.array([5.0, 0.0, gap], np.float32)  # prompts do not count
+    recipe = SimpleNamespace(model=SimpleNamespace(dtype="float32"))
+    return SimpleNamespace(name="s", recipe=recipe), [rollout], [Anchors(old, ref)]
+
+
+def test_a_policy_that_is_not_its_start_model_stops_the_run() -> None:
+    """Catches a reference of other weights: KL would pull towards another model for the whole stage."""
+    train.guard_start(*run_with(0.0))
+    for gap in (1e-3, float("nan")):
+        with pytest.raises(NumericError, match="start from the same weights"):
+            train.guard_start(*run_with(gap))
+
+
+@pytest.mark.parametrize(("dtype", "name", "bound"), [("float32", "max", 1e-5), ("bfloat16", "mean", 0.05)])
+def test_a_first_ratio_other_than_one_stops_the_run(dtype: str, name: str, bound: float) -> None:
+    """Catches dropout, another temperature or another packing between old and new log-probs."""
+    run = SimpleNamespace(name="s", recipe=SimpleNamespace(model=SimpleNamespace(dtype=dtype)))
+    quiet = {"ratio_error/max": 0.0, "ratio_error/mean": 0.0}
+    train.guard_ratio(run, {**quiet, f"ratio_error/{name}": 0.9 * bound}, 3)
+    for wrong in (1.1 * bound, float("nan")):
+        with pytest.raises(NumericError, match="step 4 of s"):
+            train.guard_ratio(run, {**quiet, f"ratio_error/{name}": wrong}, 3)
