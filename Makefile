@@ -22,12 +22,13 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check
 export LMM_R1_THREADS = $(THREADS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-learning lint format
+.PHONY: help quickstart test test-learning test-peers lint format
 
 help:
 	@echo "make quickstart   a multimodal model learns to reason: base -> FRE-Text -> MGT-Geo (results in $(OUT))"
 	@echo "make test         the fast tests"
 	@echo "make test-learning  whole runs that must learn (minutes)"
+	@echo "make test-peers   our losses and advantages against those of TRL and verl (installs them)"
 	@echo "make lint         ruff and mypy"
 	@echo "make format       let ruff rewrite the layout"
 
@@ -39,6 +40,11 @@ test: $(VENV)/.installed-test
 
 test-learning: $(VENV)/.installed-test
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -q tests/learning $(ARGS)
+
+# Against the published functions of TRL and verl; they are large, so neither CI nor `make test` installs them.
+test-peers: $(VENV)/.installed-test
+	$(PIP) install -e ".[peers]" && $(PIP) install --no-deps verl==0.9.1
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -q tests/peers $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from lmm_r1.runs.diagnose import CONDITIONS, MIN_STEPS, Watch, diagnose
+from lmm_r1.runs.diagnose import CONDITIONS, MIN_STEPS, Watch, diagnose, notes_of
+from lmm_r1.runs.folder import RunFolder
+from lmm_r1.runs.jsonl import write_lines
 
 STEPS = 40
 
@@ -17,7 +20,7 @@ def healthy(step: int) -> dict[str, float]:
     return {
         "reward/mean": 0.75 + 0.6 * done, "reward/accuracy": 0.33 + 0.45 * done, "reward/format": 0.8 + 0.17 * done, "length/mean": 16 + 12 * done,
         "entropy": 0.27 - 0.15 * done, "kl_ref": 0.05 * done, "clip_share": 0.01, "zero_advantage_share": 0.3 * done, "truncated_share": 0.01,
-        "logprob_gap/mean": 1e-6, "verdict/error": 0.0, "blind/accuracy": 0.1, "blind/seeing": 0.3 + 0.4 * done,
+        "logprob_gap/mean": 1e-6, "verdict/error": 0.0, "critic/explained": 0.2 * done, "blind/accuracy": 0.1, "blind/seeing": 0.3 + 0.4 * done,
     }  # fmt: skip
 
 
@@ -33,6 +36,7 @@ PLANTED: dict[str, Callable[[float], dict[str, float]]] = {
     "sampler_trainer_gap": lambda d: {"logprob_gap/mean": 0.05},
     "truncated_replies": lambda d: {"truncated_share": 0.6},
     "verifier_fails": lambda d: {"verdict/error": 0.02, "verdict/timeout": 0.01},
+    "useless_critic": lambda d: {"critic/explained": -0.3},
     "blind_policy": lambda d: {"blind/accuracy": 0.6, "blind/seeing": 0.6},
 }
 
@@ -67,3 +71,13 @@ def test_a_watch_tells_once() -> None:
     watch = Watch()
     told = [c.name for record in records("truncated_replies") for c in watch.add(record)]
     assert told == ["truncated_replies"]
+
+
+def test_the_notes_of_a_run_name_its_stages(tmp_path: Path) -> None:
+    """Catches a run that ends without a word about what went wrong in it, and a crash over one that never began."""
+    assert notes_of(RunFolder(tmp_path / "none")) == []
+    folder = RunFolder(tmp_path / "run")
+    for stage, name in (("fine", ""), ("short", "length_collapse")):
+        write_lines(folder.stage(stage).metrics, [{"step": k + 1, **r} for k, r in enumerate(records(name))])
+    (note,) = notes_of(folder)
+    assert note.startswith("short: length_collapse: ")

@@ -1,6 +1,7 @@
 """What goes wrong in RL, told from the metrics of a stage: named conditions, each with its cause and a remedy.
 
-`diagnose(records)` looks at all steps so far; `Watch` tells each condition once while a stage runs. The thresholds are
+`diagnose(records)` looks at all steps so far; `Watch` tells each condition once while a stage runs, `notes_of` all of
+them when a run ends. The thresholds are
 rules of thumb that a healthy run of the micro task stays clear of (tests/runs/test_diagnose.py); a condition is a
 reason to look, never to stop.
 """
@@ -11,6 +12,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from lmm_r1.runs.folder import RunFolder
+from lmm_r1.runs.jsonl import read_steps
 
 #: Fewer steps say nothing.
 MIN_STEPS = 10
@@ -128,6 +132,11 @@ def _blind(w: Window) -> str:
     return f"{100 * seeing:.0f} % right with the pictures, {100 * blind:.0f} % with blank ones" if found else ""
 
 
+def _critic(w: Window) -> str:
+    share = w.last("critic/explained")
+    return f"its values explain {100 * share:.0f} % of the returns' variance" if share < -0.05 else ""
+
+
 #: name -> (what is looked for, cause, remedy)
 CONDITIONS: dict[str, tuple[Callable[[Window], str], str, str]] = {
     "length_collapse": (
@@ -152,6 +161,9 @@ CONDITIONS: dict[str, tuple[Callable[[Window], str], str, str]] = {
     ),
     "truncated_replies": (_truncated, "replies do not end within the budget", "more rollout.max_new_tokens, or dapo's overlong_buffer"),
     "verifier_fails": (_unjudged, "a reply without a verdict is scored 0", "look at the verdicts in the report"),
+    "useless_critic": (
+        _critic, "a constant would be a better critic", "a higher critic.lr, a critic.warmup, or an algorithm without one"
+    ),
     "blind_policy": (_blind, "the policy answers without looking", "problems whose answer stands in the picture alone"),
 }  # fmt: skip
 
@@ -163,6 +175,15 @@ def diagnose(records: Sequence[Mapping[str, Any]]) -> list[Condition]:
     window = Window(records)
     found = ((name, check(window), cause, remedy) for name, (check, cause, remedy) in CONDITIONS.items())
     return [Condition(name, seen, cause, remedy) for name, seen, cause, remedy in found if seen]
+
+
+def notes_of(run: RunFolder) -> list[str]:
+    """What the stages of a run show so far, a line each: for its end, good or bad. [] when there is nothing to say."""
+    return [
+        f"{name}: {condition}"
+        for name in run.stages()
+        for condition in diagnose([r for r in read_steps(run.path / name / "metrics.jsonl") if r["step"] > 0])
+    ]
 
 
 class Watch:
