@@ -29,6 +29,8 @@ from lmm_r1.rewards.cases import OURS, decide, mismatches, read_cases, summary
 from lmm_r1.rewards.peers import PEERS
 from lmm_r1.rewards.pool import VerifierPool
 from lmm_r1.rewards.remote import TOKEN_VARIABLE, VerifierServer, own_verifier
+from lmm_r1.runs.diagnose import notes_of
+from lmm_r1.runs.folder import RunFolder
 from lmm_r1.runs.sanitise import sanitise
 from lmm_r1.types import Problem
 
@@ -78,10 +80,34 @@ def train(
     loaded = load_recipe(recipe, changes)
     folder = out or Path("runs") / loaded.name
     typer.echo(f"{loaded.name}: {loaded.description or recipe} (into {folder})")
-    results = work().run_recipe(loaded, recipe, folder, stage=stage)
-    write_json(json_out, results)
-    show_results(results)
+    try:
+        results = work().run_recipe(loaded, recipe, folder, stage=stage)
+        write_json(json_out, results)
+        show_results(results)
+    finally:  # a run that a guard stopped needs them most
+        for note in notes_of(RunFolder(folder)):
+            typer.echo(sanitise(f"note: {note}"))
     typer.echo(f"results: {folder / 'results.json'}\nreport:  {folder / 'report.html'}")
+
+
+@app.command()
+def study(
+    grid: Annotated[Path, typer.Argument(help="A study (TOML): a recipe, axes and seeds.")],
+    overrides: Overrides = None,
+    out: Out = None,
+    threads: Threads = None,
+    json_out: Json = None,
+) -> None:
+    """Run a grid of runs of one recipe, or what is left of it, and say what each axis does."""
+    from lmm_r1.study import load_study, run_study
+
+    use_threads(threads)
+    loaded = load_study(grid, overrides or [])
+    folder = out or Path("runs") / loaded.file.name
+    typer.echo(f"{loaded.file.name}: {len(loaded.runs)} runs of {loaded.base} (into {folder})")
+    write_json(json_out, run_study(loaded, folder, lambda line: typer.echo(sanitise(line))))
+    typer.echo(sanitise((folder / "study.md").read_text(encoding="utf-8")))
+    typer.echo(f"summary: {folder / 'study.json'}\nfigure:  {folder / 'study.svg'}")
 
 
 @app.command()

@@ -28,7 +28,8 @@ def step_gradient(name: str, theta: torch.Tensor, count: int, generator: torch.G
         problem, tuple((r,) for r in rollouts), tuple(Score(float(REWARDS[a]), {}, {}) for a in arms), greedy=0.4
     )
     algorithm = make_algorithm(AlgorithmConfig.model_validate({"name": name, "kl_coef": 0.0}), minibatches=1, longest=1)
-    anchors = [Anchors(r.logprobs) for r in rollouts]
+    value = np.array([0.0, 0.4], np.float32)  # what a critic that knows the mean reward at the start would say
+    anchors = [Anchors(r.logprobs, values=value) for r in rollouts]
     credits = algorithm.credit([group], anchors)
     weights = algorithm.token_weights([Sample(*parts) for parts in zip(rollouts, anchors, credits, strict=True)])
     taken = logprobs[arms]
@@ -55,7 +56,7 @@ def test_the_bandit_follows_the_analytic_path(name: str) -> None:
     assert float((theta.detach().softmax(0) - analytic.softmax(0)).abs().max()) < 0.03
 
 
-@pytest.mark.parametrize("name", ["grpo", "dapo", "gspo", "cispo", "reinforce_pp", "reinforce_pp_baseline"])
+@pytest.mark.parametrize("name", ["grpo", "dapo", "gspo", "cispo", "reinforce_pp", "reinforce_pp_baseline", "ppo"])
 def test_the_bandit_finds_the_best_arm(name: str) -> None:
     """Catches a sign or a scale that keeps an algorithm from the only thing it is for."""
     generator = torch.Generator().manual_seed(1)

@@ -39,6 +39,7 @@ steps = {steps}
 data = [{data}]
 rollout = {{ prompts = 16, siblings = 8, max_new_tokens = {longest} }}
 algorithm = {{ name = "{algorithm}"{kl} }}
+{critic}
 reward = {{ shuffle = {shuffle}, verifier = "{verifier}" }}
 update = {{ lr = {lr}, micro_tokens = 2048 }}
 """
@@ -71,6 +72,8 @@ def accuracies(
             longest=longest,
             verifier=verifier,
             kl="" if kl_coef is None else f", kl_coef = {kl_coef}",
+            # A critic must learn within these few steps: the published rate is for thousands.
+            critic="critic = { lr = 1e-3 }" if algorithm == "ppo" else "",
         ),
         encoding="utf-8",
     )
@@ -91,7 +94,9 @@ def test_imitation_lowers_the_loss(tmp_path: Path) -> None:
     """Catches supervised fine-tuning that trains on the wrong tokens: the base knows these solutions and hides them."""
     path = tmp_path / "sft.toml"
     data = '{ source = "synthetic", domain = "text", solutions = true }'
-    text = RECIPE.format(steps=20, data=data, algorithm="sft", kl="", shuffle="false", verifier="", lr=2e-4, longest=64)
+    text = RECIPE.format(
+        steps=20, data=data, algorithm="sft", kl="", critic="", shuffle="false", verifier="", lr=2e-4, longest=64
+    )
     path.write_text(text.replace("sets = []", 'sets = ["text"]\nitems = 100'), encoding="utf-8")
     arms = run_recipe(load_recipe(path), path, tmp_path / "run")["arms"]
     lines = (tmp_path / "run" / "only" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

@@ -36,7 +36,7 @@ PANELS: tuple[tuple[tuple[str, ...], str, bool], ...] = (
     (("zero_advantage_share", "clip_share", "truncated_share"), "Shares: no advantage / clipped / truncated", True),
     (("grad_norm",), "Gradient norm", False),
 )
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "lmm-r1",
     "font.family": "DejaVu Sans",  # comes with matplotlib
@@ -78,7 +78,7 @@ def stage_curves(records: Records, colour: str) -> str:
     shown = [panel for panel in PANELS if any(_finite(records, name) for name in panel[0])]
     if not shown:
         return ""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         rows = math.ceil(len(shown) / 3)
         high = 2.15 * rows
         figure = Figure(figsize=(11, high))  # fixed margins: laying panels out by their text doubles the time
@@ -89,8 +89,8 @@ def stage_curves(records: Records, colour: str) -> str:
             for name, shade in zip(names, shades, strict=False):
                 if _finite(records, name):
                     _line(axes, records, name, shade, name.split("/")[-1].removesuffix("_share").replace("_", " "))
-            _finish(axes, title, percent, legend=len(names) > 1)
-        return _svg(figure)
+            finish(axes, title, percent, legend=len(names) > 1)
+        return svg_of(figure)
 
 
 def compared_curves(stages: Mapping[str, Records], colours: Mapping[str, str]) -> str:
@@ -98,7 +98,7 @@ def compared_curves(stages: Mapping[str, Records], colours: Mapping[str, str]) -
     stages = {name: records for name, records in stages.items() if _finite(records, "reward/accuracy")}
     if not stages:
         return ""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 2.9), layout="constrained")
         panels = (
             ("reward/accuracy", "Sampled replies that are right", True),
@@ -108,11 +108,11 @@ def compared_curves(stages: Mapping[str, Records], colours: Mapping[str, str]) -
             axes = figure.add_subplot(1, 2, i + 1)
             for name, records in stages.items():
                 _line(axes, records, metric, colours.get(name, GREY), one_line(name, 24))
-            _finish(axes, title, percent, legend=False)
+            finish(axes, title, percent, legend=False)
             if i == 0:
                 handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)))
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def accuracies(arms: Mapping[str, Mapping[str, Mapping[str, Any]]], colours: Mapping[str, str]) -> str:
@@ -121,7 +121,7 @@ def accuracies(arms: Mapping[str, Mapping[str, Mapping[str, Any]]], colours: Map
     if not sets:
         return ""
     order = list(arms)[::-1]
-    with matplotlib.rc_context(_STYLE | {"axes.grid.axis": "x"}):
+    with matplotlib.rc_context(STYLE | {"axes.grid.axis": "x"}):
         figure = Figure(figsize=(11, 0.9 + 0.3 * len(order)), layout="constrained")
         for i, name in enumerate(sets):
             axes = figure.add_subplot(1, len(sets), i + 1)
@@ -141,7 +141,7 @@ def accuracies(arms: Mapping[str, Mapping[str, Mapping[str, Any]]], colours: Map
             axes.tick_params(axis="y", length=0)
             axes.margins(x=0.12)
             axes.set_title(f"{one_line(name, 24)}: accuracy, %")
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def _line(axes: Axes, records: Records, name: str, colour: str, label: str) -> None:
@@ -152,7 +152,8 @@ def _line(axes: Axes, records: Records, name: str, colour: str, label: str) -> N
     axes.plot(steps, smooth, color=colour, linewidth=1.8, label=label)
 
 
-def _finish(axes: Axes, title: str, percent: bool, legend: bool) -> None:
+def finish(axes: Axes, title: str, percent: bool, legend: bool) -> None:
+    """Title, ticks and limits in the page's style; percent: the values are shares."""
     axes.set_title(title)
     axes.margins(x=0.02)
     if percent:
@@ -179,7 +180,8 @@ def _finite(records: Records, name: str) -> bool:
     return any(math.isfinite(number(record, name)) for record in records)
 
 
-def _svg(figure: Figure) -> str:
+def svg_of(figure: Figure) -> str:
+    """A figure as inline SVG, the same text for the same figure."""
     FigureCanvasAgg(figure)
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
