@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmm_r1.build import run_recipe
+from lmm_r1.chain import run_recipe
 from lmm_r1.check import check
 from lmm_r1.models.load import load_model
 from lmm_r1.models.micro import random_micro

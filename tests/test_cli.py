@@ -22,7 +22,7 @@ RESULTS = {"arms": {"base": {"text": SUMMARY}, "fre_text": {"text": SUMMARY}}, "
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
-    """Records what the verbs ask of build.py, which is replaced: it would load torch and train."""
+    """Records what the verbs ask of build.py, chain.py and ask.py, which are replaced: it would load torch and train."""
     seen: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
     answers = {
         "run_recipe": RESULTS,
@@ -40,7 +40,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], d
         return call
 
     work = types.SimpleNamespace(**{name: fake(name) for name in answers})
-    monkeypatch.setattr(cli, "work", lambda: work)
+    monkeypatch.setattr(cli, "work", lambda part: work)
     monkeypatch.setenv("LMM_R1_THREADS", "2")
     return seen
 
@@ -122,7 +122,7 @@ def test_faults_are_one_line_and_an_exit_code(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "work", lambda: types.SimpleNamespace(run_recipe=fail, set_threads=lambda n: None))
+    monkeypatch.setattr(cli, "work", lambda part: types.SimpleNamespace(run_recipe=fail, set_threads=lambda n: None))
     assert cli.run(["train", str(RECIPES / "quickstart.toml")]) == code
     shown = capsys.readouterr().err
     assert "Traceback" not in shown

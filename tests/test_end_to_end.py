@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lmm_r1.build import run_recipe, sample_model
+from lmm_r1.ask import sample_model
+from lmm_r1.chain import run_recipe
 from lmm_r1.errors import FolderInUseError, NumericError
 from lmm_r1.models.micro import MICRO_DIR
 from lmm_r1.runs.folder import RunFolder
@@ -125,7 +126,7 @@ def test_a_killed_run_resumes_to_bit_identical_weights(
         "import os, signal, sys, torch; torch.set_num_threads(1)\n"
         "from pathlib import Path\n"
         "import lmm_r1.train as train\n"
-        "from lmm_r1.build import run_recipe\n"
+        "from lmm_r1.chain import run_recipe\n"
         "from lmm_r1.recipes import load_recipe\n"
         "stage, step = sys.argv[3], int(sys.argv[4])\n"
         "real = train.save\n"

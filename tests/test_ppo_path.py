@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import lmm_r1.train as train
-from lmm_r1.build import run_recipe
+from lmm_r1.chain import run_recipe
 from lmm_r1.config import Recipe
 from lmm_r1.errors import NumericError
 from lmm_r1.recipes import load_recipe

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lmm_r1.build import run_recipe
+from lmm_r1.chain import run_recipe
 from lmm_r1.data.images import ImageStore
 from lmm_r1.data.prepare import prepare
 from lmm_r1.recipes import load_recipe

@@ -1,7 +1,7 @@
 """The command `lmm-r1`: verbs -> functions, exit codes, nothing else.
 
 Every fault is one line on stderr; the exit codes are those of errors.py. Leaves out all logic: recipes.py
-and check.py read recipes, build.py does the work. build.py and the report are imported by the verbs that
+and check.py read recipes, build.py, chain.py and ask.py do the work. They and the report are imported by the verbs that
 need them: torch and transformers take seconds to load, and `--help` or `check` should not wait for them.
 """
 
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -81,7 +81,7 @@ def train(
     folder = out or Path("runs") / loaded.name
     typer.echo(f"{loaded.name}: {loaded.description or recipe} (into {folder})")
     try:
-        results = work().run_recipe(loaded, recipe, folder, stage=stage)
+        results = work("chain").run_recipe(loaded, recipe, folder, stage=stage)
         write_json(json_out, results)
         show_results(results)
     finally:  # a run that a guard stopped needs them most
@@ -130,7 +130,7 @@ def evaluate(
         raise RecipeError(
             Fault(f'no prompt profile "{prompt}"', field="--prompt", remedy=f"known: {', '.join(PROMPTS)}")
         )
-    results = work().evaluate_model(
+    results = work("ask").evaluate_model(
         model,
         sets=[name.strip() for name in sets.split(",") if name.strip()],
         items=items,
@@ -158,7 +158,7 @@ def sample(
 ) -> None:
     """Ask a model; the JSON holds token ids and log-probs."""
     use_threads(threads)
-    result = work().sample_model(
+    result = work("ask").sample_model(
         model,
         prompt=prompt,
         images=list(image or []),
@@ -271,19 +271,19 @@ def build_base(
 ) -> None:
     """Make the micro base model anew, by supervision from nothing but a seed (hours)."""
     use_threads(threads)
-    typer.echo(work().build_base(out, steps=steps, seed=seed, start=start, done=done))
+    typer.echo(work("build").build_base(out, steps=steps, seed=seed, start=start, done=done))
 
 
-def work() -> ModuleType:
-    """build.py: everything that needs torch."""
-    from lmm_r1 import build
+def work(part: Literal["build", "chain", "ask"]) -> ModuleType:
+    """build.py (objects), chain.py (whole runs) or ask.py (questions to one model): they load torch."""
+    from lmm_r1 import ask, build, chain
 
-    return build
+    return {"build": build, "chain": chain, "ask": ask}[part]
 
 
 def count_tokens(model: Model, images: ImageStore, problems: Sequence[Problem]) -> list[int]:
     """Prompt tokens of each problem; loads torch, so only prepared data pay for it."""
-    counts: list[int] = work().prompt_tokens(model, images, problems)
+    counts: list[int] = work("ask").prompt_tokens(model, images, problems)
     return counts
 
 
@@ -293,7 +293,7 @@ def use_threads(threads: int | None) -> None:
     if not text.isdecimal() or int(text) < 1:
         raise RecipeError(Fault(f"must be a whole number of at least 1, not {text!r}", field="LMM_R1_THREADS"))
     os.environ["LMM_R1_THREADS"] = text
-    work().set_threads(int(text))
+    work("build").set_threads(int(text))
 
 
 def recipes_folder() -> Path:

@@ -31,7 +31,7 @@ from pydantic import Field, ValidationError, model_validator
 from rich.console import Console
 
 from lmm_r1.algorithms.named import make_algorithm
-from lmm_r1.build import run_recipe
+from lmm_r1.chain import run_recipe
 from lmm_r1.config import Knobs, Recipe
 from lmm_r1.errors import Fault, NumericError, RecipeError
 from lmm_r1.recipes import dump_recipe, load_recipe

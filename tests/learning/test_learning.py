@@ -11,7 +11,7 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw
 
 from lmm_r1.algorithms.named import ALGORITHMS
-from lmm_r1.build import run_recipe
+from lmm_r1.chain import run_recipe
 from lmm_r1.recipes import load_recipe
 from lmm_r1.rewards.extract import extract
 from lmm_r1.types import Problem

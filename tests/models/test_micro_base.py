@@ -7,7 +7,7 @@ import json
 import pytest
 from safetensors import safe_open
 
-from lmm_r1.build import evaluate_model
+from lmm_r1.ask import evaluate_model
 from lmm_r1.models.load import load_model
 from lmm_r1.models.micro import MICRO_DIR
 

@@ -41,12 +41,13 @@ def replies_of(engine: EmbeddedEngine, requests: list[Request]) -> dict[int, Rep
     return {reply.id: reply for reply in engine.finished()}
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_sampled_logprobs_equal_a_plain_forward_in_a_mixed_batch(kit: Kit, temperature: float) -> None:
-    """Would catch wrong fusion, rotary positions after a picture, masks, cache rows mixed up by refill or compaction."""
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.3, 0.8)])
+def test_sampled_logprobs_equal_a_plain_forward_in_a_mixed_batch(kit: Kit, temperature: float, top_p: float) -> None:
+    """Would catch wrong fusion, rotary positions after a picture, masks, cache rows mixed up by refill or compaction; and,
+    with a nucleus, log-probs of another distribution than the trainer's (they are those before it was cut)."""
     prompts = kit.prompts()
     requests = [
-        Request(n, p.token_ids, p.images, seed=n, max_new_tokens=5 + 7 * (n % 3), temperature=temperature)
+        Request(n, p.token_ids, p.images, n, 5 + 7 * (n % 3), temperature, top_p)
         for n, p in enumerate(p for p in prompts for _ in range(3))
     ]
     replies = replies_of(kit.engine(slots=5), requests)

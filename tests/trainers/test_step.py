@@ -52,3 +52,18 @@ def test_another_picture_changes_the_logprobs(model, adapter: PlainAdapter, roll
     batch.vision["pixel_values"].mul_(-1.0)
     after, _ = forward_logprobs(model, batch, 1.0, adapter.banned_ids)
     assert (before - after).abs().max() > 1e-3
+
+
+def test_a_text_row_does_not_move_when_a_picture_row_joins(
+    model, adapter: PlainAdapter, rollouts: list[Rollout]
+) -> None:
+    """Catches features spread over rows without placeholders, and positions shifted by a neighbour's picture."""
+    media, text = Media(adapter.image_id, 4), rollouts[:3]
+    found = []
+    for rows in (text, rollouts):
+        said = {}
+        for batch in collate(rows, adapter, media, 8192):
+            logprobs, _ = forward_logprobs(model, batch, 1.0, adapter.banned_ids)
+            said |= zip(batch.members, logprobs.detach().split([len(w) for w in batch.where]), strict=True)
+        found.append(torch.cat([said[i] for i in range(3)]))
+    assert float((found[0] - found[1]).abs().max()) < 1e-5

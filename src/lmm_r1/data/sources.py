@@ -281,14 +281,33 @@ def read_problems(
     strict: bool = False,
     reader: Reader = problems_jsonl,
 ) -> tuple[list[Problem], list[Fault]]:
-    """All good rows as Problems, and a Fault (file, row, field) for every bad one.
+    """All good rows as Problems, and a Fault (file, row, field) for every bad one: `problems_in`, held in memory.
 
-    verifiers: when given, an unknown verifier is a fault, and an answer that does not verify against itself.
     Raises DataError when the file cannot be read; with `strict`, for any fault, and for a file without rows.
     """
-    file = Path(path)
     problems: list[Problem] = []
     faults: list[Fault] = []
+    for _, found in problems_in(path, images, verifiers, reader):
+        if isinstance(found, Problem):
+            problems.append(found)
+        else:
+            faults += found
+    if strict and faults:
+        raise DataError(*faults)
+    if strict and not problems:
+        raise DataError(Fault("holds no problems", file=str(path)))
+    return problems, faults
+
+
+def problems_in(
+    path: str | Path, images: ImageStore, verifiers: Verifiers | None = None, reader: Reader = problems_jsonl
+) -> Iterator[tuple[int, Problem | tuple[Fault, ...]]]:
+    """Row by row: its number from 1, and the Problem or everything that is wrong with it (file, row, field).
+
+    verifiers: when given, an unknown verifier is a fault, and an answer that does not verify against itself.
+    Raises DataError when the file cannot be read.
+    """
+    file = Path(path)
     first: dict[str, int] = {}
 
     def put(name: str) -> Image:
@@ -296,21 +315,16 @@ def read_problems(
 
     for number, row in rows(file):
         if isinstance(row, Fault):
-            faults.append(row)
+            yield number, (row,)
             continue
         try:
             problem = reader(row, number, put)
             _check(problem, first, verifiers)
         except DataError as error:
-            faults.extend(replace(f, file=str(file), row=number) for f in error.faults)
+            yield number, tuple(replace(f, file=str(file), row=number) for f in error.faults)
             continue
         first[problem.id] = number
-        problems.append(problem)
-    if strict and faults:
-        raise DataError(*faults)
-    if strict and not problems:
-        raise DataError(Fault("holds no problems", file=str(file)))
-    return problems, faults
+        yield number, problem
 
 
 def _check(problem: Problem, first: Mapping[str, int], verifiers: Verifiers | None) -> None:

@@ -1,0 +1,121 @@
+"""What is asked of one model outside a run: an evaluation, some replies, the length of prompts.
+
+Left out: runs (chain.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lmm_r1.build import Workshop, base_folder, device_of, evaluate_with
+from lmm_r1.config import Data, Evaluate, Model, Recipe, Stage
+from lmm_r1.data.images import ImageStore
+from lmm_r1.evaluation.suites import suite
+from lmm_r1.models.adapters import make_adapter
+from lmm_r1.recipes import system_prompt
+from lmm_r1.rollout.play import seed_of
+from lmm_r1.runs.folder import RunFolder
+from lmm_r1.runs.live import LiveView
+from lmm_r1.train import Signals
+from lmm_r1.types import Image, Message, Problem, Request, Text
+
+
+def evaluate_model(
+    model: str,
+    *,
+    sets: Sequence[str],
+    items: int,
+    prompt: str = "think",
+    temperature: float = 1.0,
+    max_new_tokens: int = 64,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Evaluate a model folder (or "micro"); {"weights_sha256", "arms": {model: {set: summary}}, and the settings}."""
+    recipe = _ad_hoc(model, seed)
+    knobs = Evaluate(
+        sets=tuple(sets), items=items, prompt=prompt, temperature=temperature, max_new_tokens=max_new_tokens
+    )
+    shop = _workshop(recipe.model_copy(update={"evaluate": knobs}))
+    for name in sets:
+        suite(name)  # a misspelt set stops before the model loads
+    engine, adapter, sha = shop.loaded(base_folder(model))
+    system = system_prompt(recipe, prompt)
+    summaries = {name: evaluate_with(shop, name, engine, adapter, system).summary() for name in sets}
+    return {
+        "arms": {model: summaries},
+        "weights_sha256": sha,
+        "prompt": prompt,
+        "temperature": temperature,
+        "seed": seed,
+    }
+
+
+def sample_model(
+    model: str,
+    prompt: str,
+    *,
+    images: Sequence[Path] = (),
+    system: str = "",
+    n: int = 1,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    max_new_tokens: int = 64,
+) -> dict[str, Any]:
+    """Sample n replies: {"samples": [{prompt_token_ids, token_ids, logprobs, stop, text, weights_sha256}], and the settings}.
+
+    token_ids hold the placeholders expanded, as the model ran them; logprobs are in nats at the temperature.
+    """
+    recipe = _ad_hoc(model, seed)
+    knobs = recipe.engine.model_copy(update={"slots": min(n, recipe.engine.slots), "max_context": 32768})
+    shop = _workshop(recipe.model_copy(update={"engine": knobs}))
+    engine, adapter, sha = shop.loaded(base_folder(model))
+    content: tuple[Text | Image, ...] = (*(shop.images.put_file(path) for path in images), Text(prompt))
+    messages = ((Message("system", (Text(system),)),) if system else ()) + (Message("user", content),)
+    encoded = adapter.encode(messages)
+    requests = [
+        Request(k, encoded.token_ids, encoded.images, seed_of("sample", seed, k), max_new_tokens, temperature, top_p)
+        for k in range(n)
+    ]
+    engine.submit(requests)
+    replies = sorted(engine.finished(), key=lambda r: r.id)
+    return {
+        "model": model,
+        "weights_sha256": sha,
+        "prompt_token_ids": encoded.token_ids.tolist(),
+        "images": [i.sha for i in encoded.images],
+        "temperature": temperature,
+        "seed": seed,
+        "samples": [
+            {
+                "prompt_token_ids": encoded.token_ids.tolist(),
+                "token_ids": r.token_ids.tolist(),
+                "logprobs": [float(x) for x in r.logprobs],
+                "stop": r.stop,
+                "text": adapter.decode(r.token_ids),
+                "weights_sha256": sha,
+            }
+            for r in replies
+        ],
+    }
+
+
+def prompt_tokens(model: Model, images: ImageStore, problems: Sequence[Problem]) -> list[int]:
+    """Tokens of each problem's prompt, pictures included, as the model of a recipe would see them."""
+    adapter = make_adapter(base_folder(model.base), images, model)
+    return [len(adapter.encode(problem.messages).token_ids) for problem in problems]
+
+
+def _ad_hoc(model: str, seed: int) -> Recipe:
+    """A recipe around a model that is only sampled from."""
+    never = Stage(steps=1, data=(Data(domain="text"),))
+    return Recipe(name="ad_hoc", seed=seed, model=Model(base=model), stage={"never": never})
+
+
+def _workshop(recipe: Recipe) -> Workshop:
+    device = device_of(recipe.model)
+    return Workshop(
+        recipe, Path(), RunFolder(Path()), LiveView(), Signals(), ImageStore(), device, recipe.model.dtype
+    )  # fmt: skip

@@ -1,0 +1,168 @@
+"""A recipe from its base to its report: each stage from its start weights, its weights handed over, every arm evaluated.
+
+`run_recipe` is the main job. Every part of it is skipped when the run folder already holds its result, so the same call
+resumes. Left out: the loop of a stage (train.py), and what any object is made of (build.py).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lmm_r1.build import Workshop, base_folder, device_of, evaluate_with, probes, stage_run
+from lmm_r1.config import Evaluate, Recipe, Stage
+from lmm_r1.data.images import ImageStore
+from lmm_r1.errors import CheckpointError, Fault, RecipeError
+from lmm_r1.evaluation.evaluate import SetResult, result_from
+from lmm_r1.evaluation.results import results_of
+from lmm_r1.evaluation.suites import suite
+from lmm_r1.models.load import DTYPES, export_model, resolve_folder
+from lmm_r1.recipes import dump_recipe, system_prompt
+from lmm_r1.reports.page import write_report
+from lmm_r1.rewards.score import make_scorer
+from lmm_r1.rollout.embedded.engine import EmbeddedEngine
+from lmm_r1.rollout.play import seed_of
+from lmm_r1.rollout.weights import TOLERANCES
+from lmm_r1.runs.folder import RunFolder, StageFolder
+from lmm_r1.runs.jsonl import fsync_folder, write_json
+from lmm_r1.runs.live import LiveView
+from lmm_r1.runs.provenance import provenance
+from lmm_r1.seams import ModelAdapter
+from lmm_r1.train import Signals, train_stage
+from lmm_r1.trainers.local import LocalTrainer
+
+#: The largest log-prob difference between a stage's trainer and its exported, reloaded model.
+HAND_OFF_TOLERANCE = 1e-5
+
+
+def run_recipe(
+    recipe: Recipe, recipe_path: Path, out_dir: Path, *, stage: str | None = None, live: LiveView | None = None
+) -> dict[str, Any]:
+    """Run a recipe into a run folder, or what is left of it; returns the content of results.json.
+
+    stage: only this stage and the ones it starts from. Raises LmmR1Error subclasses; the folder is
+    locked while this runs, and the same call resumes after any of them.
+    """
+    if stage is not None and stage not in recipe.stage:
+        raise RecipeError(f"no stage '{stage}' (there are: {', '.join(recipe.stage)})")
+    run = RunFolder(out_dir)
+    with run.lock(), Signals().caught() as signals, live or LiveView(title=recipe.name) as view:
+        text = dump_recipe(recipe)
+        base = base_folder(recipe.model.base)
+        if run.keep_recipe(text):
+            local = Path(base) if Path(base).is_dir() else None
+            run.write_json("provenance.json", provenance(sys.argv, text, local, torch.get_num_threads(), recipe.seed))
+        device = device_of(recipe.model)
+        shop = Workshop(recipe, recipe_path, run, view, signals, ImageStore(), device, recipe.model.dtype)
+        results: dict[str, dict[str, SetResult]] = {}
+        if recipe.evaluate.sets:
+            evaluate_base(shop, base, results)
+        for name in _wanted(recipe, stage):
+            run_stage(shop, name, results)
+        summary = results_of(recipe, results)
+        run.write_json("results.json", summary)
+        write_report(out_dir)
+        return summary
+
+
+def _wanted(recipe: Recipe, stage: str | None) -> list[str]:
+    """Stages to run, in order: all, or one with its ancestors."""
+    if stage is None:
+        return recipe.order()
+    wanted = {stage}
+    while (stage := recipe.stage[stage].start) != "base":
+        wanted.add(stage)
+    return [name for name in recipe.order() if name in wanted]
+
+
+def evaluate_base(shop: Workshop, base: str, results: dict[str, dict[str, SetResult]]) -> None:
+    """The arm "base", and "base_no_prompt" where asked (the paper evaluates its base without, C.2)."""
+    knobs = shop.recipe.evaluate
+    arms = [("base", knobs.prompt)] + ([("base_no_prompt", "none")] if knobs.also_without_prompt else [])
+    missing = [arm for arm, _ in arms if _stored(shop.run.stage(arm), knobs) is None]
+    engine, adapter, _ = shop.loaded(base) if missing else (None, None, "")
+    for arm, profile in arms:
+        results[arm] = evaluate_arm(shop, arm, profile, engine, adapter)
+
+
+def evaluate_arm(
+    shop: Workshop, arm: str, profile: str, engine: EmbeddedEngine | None, adapter: ModelAdapter | None
+) -> dict[str, SetResult]:
+    """Results of an arm on every set: read back when stored, else sampled from the engine's weights."""
+    knobs, folder = shop.recipe.evaluate, shop.run.stage(arm)
+    stored = _stored(folder, knobs)
+    if stored is None:
+        assert engine is not None and adapter is not None, "an arm without stored results needs an engine"
+        stored = {}
+        for name in knobs.sets:
+            stored[name] = evaluate_with(shop, name, engine, adapter, system_prompt(shop.recipe, profile))
+            write_json(folder.evaluations / f"{name}.json", stored[name].record())
+    for name, result in stored.items():
+        shop.live.evaluation(arm, name, result.summary())
+    return stored
+
+
+def _stored(folder: StageFolder, knobs: Evaluate) -> dict[str, SetResult] | None:
+    """Results of an earlier session, when all sets are there with the same number of items and version."""
+    found = {}
+    for name in knobs.sets:
+        path = folder.evaluations / f"{name}.json"
+        if not path.is_file():
+            return None
+        result = result_from(json.loads(path.read_text(encoding="utf-8")))
+        if len(result.items) != knobs.items or result.version != suite(name).version:
+            return None
+        found[name] = result
+    return found
+
+
+def run_stage(shop: Workshop, name: str, results: dict[str, dict[str, SetResult]]) -> None:
+    """Train one stage, export it, prove the hand-off, evaluate it; each only when not done before."""
+    recipe, stage = shop.recipe, shop.recipe.stage[name]
+    folder = shop.run.stage(name)
+    finished = (folder.model / "config.json").is_file()
+    if finished and _stored(folder, recipe.evaluate) is not None:
+        results[name] = evaluate_arm(shop, name, recipe.evaluate.prompt, None, None)
+        return
+    start = base_folder(recipe.model.base) if stage.start == "base" else str(shop.run.stage(stage.start).model)
+    if finished:
+        engine, adapter, _ = shop.loaded(str(folder.model))
+    else:
+        # The scorer first: a verifier that cannot be imported stops the run before any weights are read.
+        with closing(make_scorer(stage.reward)) as scorer:
+            model = shop.model(start, stage.lora, seed_of(recipe.seed, name, "adapters") % 2**31)
+            adapter = shop.adapter(start)
+            engine = shop.engine(model.config, adapter)
+            run = stage_run(shop, name, stage, folder, model, adapter, engine, scorer, start)
+            train_stage(run)
+        run.tracker.close()
+        # Proved before it gets its name: a model/ that is there is taken for finished by every later call.
+        unproved = folder.path / ".model_unproved"
+        export_model(model, resolve_folder(start), unproved)
+        assert isinstance(run.trainer, LocalTrainer)
+        check_hand_off(shop, stage, run.trainer, unproved, adapter)
+        unproved.rename(folder.model)
+        fsync_folder(folder.path)
+    if recipe.evaluate.sets:
+        results[name] = evaluate_arm(shop, name, recipe.evaluate.prompt, engine, adapter)
+
+
+def check_hand_off(shop: Workshop, stage: Stage, trainer: LocalTrainer, exported: Path, adapter: ModelAdapter) -> None:
+    """Reload an exported model and compare its log-probs with the trainer's on the probes, at the stage's temperature."""
+    reloaded = shop.model(str(exported))
+    again = LocalTrainer(reloaded, None, adapter, stage.update, 1, stage.rollout.temperature, shop.device)
+    for probe in probes(adapter, shop.images):
+        ours, theirs = trainer.score(probe.token_ids, probe.images), again.score(probe.token_ids, probe.images)
+        gap = float(np.abs(ours - theirs).max())
+        # Merged adapters are rounded anew: the export is then held to what the engine is held to.
+        allowed = HAND_OFF_TOLERANCE if stage.lora is None else TOLERANCES[DTYPES[shop.dtype]]
+        if not gap <= allowed:
+            raise CheckpointError(
+                Fault(f"the exported model's log-probs differ from the trainer's by {gap:.3g} nats", file=str(exported))
+            )
