@@ -13,10 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 import lmm_r1.train as train
+from lmm_r1.build import Workshop
 from lmm_r1.chain import run_recipe
 from lmm_r1.config import Recipe
 from lmm_r1.errors import NumericError
 from lmm_r1.recipes import load_recipe
+from lmm_r1.rollout.collect import Collected
+from lmm_r1.trainers.local import LocalTrainer
 from lmm_r1.types import Anchors
 
 TOML = """
@@ -54,6 +57,10 @@ update = { lr = 1e-3, minibatches = 2, reference_reset = 2 }""",
 algorithm = { name = "ppo" }
 critic = { lr = 1e-3, trunk = "shared" }
 update = { lr = 1e-3, minibatches = 2 }""",
+    "one minibatch": """
+algorithm = { name = "ppo" }
+critic = { lr = 1e-3 }
+update = { lr = 1e-3 }""",
     "lora": """
 algorithm = { name = "ppo" }
 critic = { lr = 1e-3 }
@@ -107,17 +114,66 @@ def test_a_stopped_run_goes_on_to_the_same_bits(arm: str, tmp_path: Path, monkey
     weights = [load_file(tmp_path / run / "only" / "model" / "model.safetensors") for run in ("whole", "parts")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     # The first minibatch's old policy is the present one, packed alike: its ratio is 1 to the last bit.
-    assert all(m["ratio_error/first"] == 0.0 for m in whole) and whole[-1]["ratio_error/max"] > 0.0
+    assert all(m["ratio_error/first"] == 0.0 for m in whole)
+    assert (whole[-1]["ratio_error/max"] > 0.0) == (arm != "one minibatch")
     assert all(np.isfinite(m["critic/loss"]) for m in whole)
     checkpoint = tmp_path / "whole" / "only" / "checkpoints" / "step_000004"
     files = {p.name for p in checkpoint.iterdir()}
     assert "critic.safetensors" in files and ("reference.safetensors" in files) == (arm == "separate")
     if arm == "separate":
-        assert len({m["kl_coef"] for m in whole}) == 4
+        assert whole[0]["kl_coef"] == whole[1]["kl_coef"]  # nothing to steer by while the policy stands still
+        assert len({m["kl_coef"] for m in whole[1:]}) == 3
         assert whole[0]["grad_norm"] == 0.0 < whole[1]["grad_norm"]  # a step of warm-up
     if arm == "lora":
         assert (checkpoint / "model.safetensors").stat().st_size < 1_000_000  # adapters alone
         assert all("lora" not in name for name in weights[0])
+
+
+def test_a_reference_of_other_weights_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a guard that is never called: the second model that a stage loads is its reference."""
+    recipe, path = recipe_of(tmp_path, "separate")
+    real, loaded = Workshop.model, []
+
+    def model(shop: Workshop, *args: object, **kwargs: object) -> torch.nn.Module:
+        loaded.append(real(shop, *args, **kwargs))
+        if len(loaded) == 3:  # after the policy and the critic's trunk
+            with torch.no_grad():
+                loaded[-1].model.language_model.norm.weight.mul_(1.01)
+        return loaded[-1]
+
+    monkeypatch.setattr(Workshop, "model", model)
+    with pytest.raises(NumericError, match="start from the same weights"):
+        run_recipe(recipe, path, tmp_path / "run")
+
+
+def test_an_update_that_computes_otherwise_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a guard that is never called: here the update forgets the temperature."""
+    recipe, path = recipe_of(tmp_path, "separate")
+    real = LocalTrainer.update
+
+    def update(trainer: LocalTrainer, *args: object) -> dict[str, float]:
+        trainer._temperature = 1.01
+        return real(trainer, *args)
+
+    monkeypatch.setattr(LocalTrainer, "update", update)
+    with pytest.raises(NumericError, match="ratio_error/max"):
+        run_recipe(recipe, path, tmp_path / "run")
+
+
+def test_the_guards_wait_for_the_first_step_that_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a session that is never checked because dynamic sampling found nothing at its first step."""
+    recipe, path = recipe_of(tmp_path, "separate")
+    real, asked = train.gather, []
+
+    def gather(run: train.StageRun, step: int) -> Collected:
+        found = real(run, step)
+        return Collected((), found.counts) if step == 0 else found
+
+    monkeypatch.setattr(train, "gather", gather)
+    for name in ("guard_logprobs", "guard_start"):
+        monkeypatch.setattr(train, name, lambda run, rollouts, anchors, *step, name=name: asked.append((name, *step)))
+    run_recipe(recipe, path, tmp_path / "run")
+    assert asked == [("guard_logprobs", 1), ("guard_start",)]
 
 
 def run_with(gap: float, step: int = 0) -> tuple[SimpleNamespace, list[SimpleNamespace], list[Anchors]]:

@@ -115,6 +115,26 @@ def test_all_faults_come_at_once_with_line_field_and_near_match(tmp_path: Path) 
         ("stage.first.updat.lr=1e-5", "stage.first.updat"),
         ("name=a/b", "name"),
         ("engine=3", "engine"),
+        ("stage.first.update.freeze=['tower']", "stage.first.update.freeze.0"),
+        ("stage.first.update.freeze=['vision', 'merger', 'language']", "stage.first"),
+        (
+            "stage.first={ steps = 3, data = [{ domain = 'text' }], lora = {}, update = { freeze = ['language'] } }",
+            "stage.first",
+        ),
+        ("stage.first.critic={ lr = 1e-5 }", "stage.first"),
+        ("stage.first.algorithm.lam=0.9", "stage.first.algorithm.lam"),
+        (
+            "stage.first={ steps = 3, data = [{ domain = 'text' }], algorithm = { name = 'ppo' }, critic = { coef = 1.0 } }",
+            "stage.first.critic",
+        ),
+        (
+            "stage.first={ steps = 3, data = [{ domain = 'text' }], algorithm = { name = 'ppo' }, critic = { warmup = 3 } }",
+            "stage.first.critic.warmup",
+        ),
+        (
+            "stage.first={ steps = 3, data = [{ domain = 'text' }], algorithm = { name = 'dapo' }, update = { reference_reset = 2 } }",
+            "stage.first.update.reference_reset",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(override: str, field: str, tmp_path: Path) -> None:

@@ -33,11 +33,11 @@ def evaluate_model(
     seed: int = 0,
 ) -> dict[str, Any]:
     """Evaluate a model folder (or "micro"); {"weights_sha256", "arms": {model: {set: summary}}, and the settings}."""
-    recipe = _ad_hoc(model, seed)
+    recipe = ad_hoc(model, seed)
     knobs = Evaluate(
         sets=tuple(sets), items=items, prompt=prompt, temperature=temperature, max_new_tokens=max_new_tokens
     )
-    shop = _workshop(recipe.model_copy(update={"evaluate": knobs}))
+    shop = workshop(recipe.model_copy(update={"evaluate": knobs}))
     for name in sets:
         suite(name)  # a misspelt set stops before the model loads
     engine, adapter, sha = shop.loaded(base_folder(model))
@@ -68,9 +68,9 @@ def sample_model(
 
     token_ids hold the placeholders expanded, as the model ran them; logprobs are in nats at the temperature.
     """
-    recipe = _ad_hoc(model, seed)
+    recipe = ad_hoc(model, seed)
     knobs = recipe.engine.model_copy(update={"slots": min(n, recipe.engine.slots), "max_context": 32768})
-    shop = _workshop(recipe.model_copy(update={"engine": knobs}))
+    shop = workshop(recipe.model_copy(update={"engine": knobs}))
     engine, adapter, sha = shop.loaded(base_folder(model))
     content: tuple[Text | Image, ...] = (*(shop.images.put_file(path) for path in images), Text(prompt))
     messages = ((Message("system", (Text(system),)),) if system else ()) + (Message("user", content),)
@@ -108,13 +108,14 @@ def prompt_tokens(model: Model, images: ImageStore, problems: Sequence[Problem])
     return [len(adapter.encode(problem.messages).token_ids) for problem in problems]
 
 
-def _ad_hoc(model: str, seed: int) -> Recipe:
+def ad_hoc(model: str, seed: int) -> Recipe:
     """A recipe around a model that is only sampled from."""
     never = Stage(steps=1, data=(Data(domain="text"),))
     return Recipe(name="ad_hoc", seed=seed, model=Model(base=model), stage={"never": never})
 
 
-def _workshop(recipe: Recipe) -> Workshop:
+def workshop(recipe: Recipe) -> Workshop:
+    """What is needed beside a run: no folder, no live view, pictures of its own."""
     device = device_of(recipe.model)
     return Workshop(
         recipe, Path(), RunFolder(Path()), LiveView(), Signals(), ImageStore(), device, recipe.model.dtype

@@ -6,6 +6,7 @@ assembles what the loop needs. Left out: the order in which stages run (chain.py
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +18,10 @@ import torch
 from lmm_r1 import build_base as base_model
 from lmm_r1.algorithms.named import make_algorithm
 from lmm_r1.config import Data, Lora, Model, Recipe, Reward, Stage
+from lmm_r1.data.curriculum import graded
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.sources import read_problems
-from lmm_r1.data.stream import ListSource, ProblemStream, Source
+from lmm_r1.data.jsonl_source import open_rows
+from lmm_r1.data.stream import First, ProblemStream, Source
 from lmm_r1.data.synthetic import SyntheticSource
 from lmm_r1.envs import ENVIRONMENTS
 from lmm_r1.errors import DataError, Fault, RecipeError
@@ -186,19 +188,16 @@ def stage_run(
         critic=critic,
         critic_config=stage.critic,
     )
-    sources = [
-        (data.weight, make_source(data, shop.recipe_path, shop.images, seed_of(recipe.seed, name, at) % 2**31))
-        for at, data in enumerate(stage.data)
-    ]
+    stream = make_stream(shop, name, stage, system)
+    stream.keep_rows(folder.data)
     proofs = probes(adapter, shop.images)
     kept = {image.sha for probe in proofs for image in probe.images}
-    endless = all(data.source == "synthetic" for data in stage.data)
     return StageRun(
         name=name,
         stage=stage,
         recipe=recipe,
         folder=folder,
-        stream=ProblemStream(sources, seed_of(recipe.seed, name, "stream") % 2**31, system),
+        stream=stream,
         engine=engine,
         adapter=adapter,
         environments=ENVIRONMENTS,
@@ -219,8 +218,8 @@ def stage_run(
                 for s in recipe.evaluate.sets
             }
         ),
-        # Synthetic pictures are drawn anew each step; those of a data set are files and stay.
-        forget_images=(lambda: shop.images.forget(kept)) if endless else (lambda: None),
+        # Drawn and resized pictures are made anew when they come again; those of a data set are files and stay.
+        forget_images=lambda: shop.images.forget(kept),
     )
 
 
@@ -234,17 +233,32 @@ def _metrics(results: Mapping[str, SetResult]) -> dict[str, float]:
     return metrics
 
 
-def make_source(data: Data, recipe_path: Path, images: ImageStore, seed: int) -> Source:
-    """One source of a stage's mixture. Raises DataError naming every bad row."""
+def make_stream(shop: Workshop, name: str, stage: Stage, system: str) -> ProblemStream:
+    """The mixture of a stage. Raises DataError naming every bad row of the first source that has any."""
+    total = sum(data.weight for data in stage.data)
+    dealt = stage.steps * stage.rollout.prompts
+    sources = []
+    for at, data in enumerate(stage.data):
+        seed = seed_of(shop.recipe.seed, name, at) % 2**31
+        span = math.ceil(dealt * data.weight / total)
+        sources.append((data.weight, make_source(data, shop.recipe_path, shop.images, seed, span)))
+    return ProblemStream(sources, seed_of(shop.recipe.seed, name, "stream") % 2**31, system)
+
+
+def make_source(data: Data, recipe_path: Path, images: ImageStore, seed: int, span: int | None = None) -> Source:
+    """One source of a stage's mixture. Raises DataError naming every bad row.
+
+    seed: of synthetic problems that name none, and of an order by difficulty. span: problems the stage will deal of it.
+    """
+    source: Source
     if data.source == "synthetic":
         assert data.domain is not None
-        return SyntheticSource(data.domain, images, families=data.families, seed=seed, solutions=data.solutions)
-    path = data_path(recipe_path, data)
-    if not path.is_file():
-        raise DataError(Fault("the data is not here", file=str(path), remedy=data.obtain))
-    problems, faults = read_problems(path, images, VERIFIERS)
-    if faults:
-        raise DataError(*faults)
-    if data.domain is not None:
-        problems = [p for p in problems if p.domain == data.domain]
-    return ListSource(problems)
+        drawn = seed if data.seed is None else data.seed
+        source = SyntheticSource(data.domain, images, families=data.families, seed=drawn, solutions=data.solutions)
+        source = First(source, data.items) if data.items else source
+    else:
+        path = data_path(recipe_path, data)
+        if not path.is_file():
+            raise DataError(Fault("the data is not here", file=str(path), remedy=data.obtain))
+        source = open_rows(path, images, VERIFIERS, data.domain)
+    return graded(data, source, Path(recipe_path).parent, seed, span)

@@ -35,7 +35,7 @@ from lmm_r1.runs.live import LiveView
 from lmm_r1.runs.provenance import provenance
 from lmm_r1.seams import ModelAdapter
 from lmm_r1.train import Signals, train_stage
-from lmm_r1.trainers.local import LocalTrainer
+from lmm_r1.trainers.local import LocalTrainer, score_stream
 
 #: The largest log-prob difference between a stage's trainer and its exported, reloaded model.
 HAND_OFF_TOLERANCE = 1e-5
@@ -156,9 +156,11 @@ def run_stage(shop: Workshop, name: str, results: dict[str, dict[str, SetResult]
 def check_hand_off(shop: Workshop, stage: Stage, trainer: LocalTrainer, exported: Path, adapter: ModelAdapter) -> None:
     """Reload an exported model and compare its log-probs with the trainer's on the probes, at the stage's temperature."""
     reloaded = shop.model(str(exported))
-    again = LocalTrainer(reloaded, None, adapter, stage.update, 1, stage.rollout.temperature, shop.device)
     for probe in probes(adapter, shop.images):
-        ours, theirs = trainer.score(probe.token_ids, probe.images), again.score(probe.token_ids, probe.images)
+        ours = trainer.score(probe.token_ids, probe.images)
+        theirs = score_stream(
+            reloaded, adapter, probe.token_ids, probe.images, stage.rollout.temperature, shop.device
+        )  # fmt: skip
         gap = float(np.abs(ours - theirs).max())
         # Merged adapters are rounded anew: the export is then held to what the engine is held to.
         allowed = HAND_OFF_TOLERANCE if stage.lora is None else TOLERANCES[DTYPES[shop.dtype]]

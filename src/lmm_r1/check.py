@@ -1,6 +1,6 @@
 """`lmm-r1 check`: everything about a recipe that can be known without training.
 
-The recipe, the model folder's layout, every row of prepared data, the length of every prompt, and that each
+The recipe, the model folder's layout, every row of prepared data and its pass rate, the length of every prompt, and that each
 verifier can be used. What is merely not here yet (hub weights, data that says how to obtain it, a verifier's
 server) is pending, not wrong.
 Leaves out loading weights. Counting prompt tokens needs an adapter, so the counter comes from outside.
@@ -12,13 +12,16 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lmm_r1.config import Model, Recipe, Reward, Stage
+from lmm_r1.config import Data, Model, Recipe, Reward, Stage
+from lmm_r1.data.curriculum import graded
 from lmm_r1.data.images import ImageStore
 from lmm_r1.data.sources import read_problems, rows
-from lmm_r1.data.stream import with_system
+from lmm_r1.data.stream import First, ListSource, Source, with_system
+from lmm_r1.data.synthetic import SyntheticSource
 from lmm_r1.errors import CheckpointError, DataError, EngineError, Fault, RecipeError
 from lmm_r1.recipes import data_path, load_recipe, system_prompt
 from lmm_r1.rewards import VERIFIERS
@@ -53,6 +56,7 @@ def check(path: str | Path, overrides: Sequence[str] = (), count: CountTokens | 
     rows_wrong: list[Fault] = []
     verifiers_wrong: list[Fault] = []
     for name, stage in recipe.stage.items():
+        wrong += check_extras(name, stage)
         found, missing = check_verifier(name, stage.reward)
         verifiers_wrong += found
         pending += missing
@@ -63,6 +67,18 @@ def check(path: str | Path, overrides: Sequence[str] = (), count: CountTokens | 
     exit_code = exit_code or (RecipeError.exit_code if verifiers_wrong else 0)
     exit_code = exit_code or (DataError.exit_code if rows_wrong else 0)
     return _report(wrong + verifiers_wrong + rows_wrong, pending, exit_code)
+
+
+def check_extras(name: str, stage: Stage) -> list[Fault]:
+    """Libraries that a stage needs and that are not installed."""
+    needed = {"peft": "lora", "bitsandbytes": "qlora"} if stage.lora is not None else {}
+    if stage.lora is not None and not stage.lora.four_bit:
+        del needed["bitsandbytes"]
+    return [
+        Fault(f"needs the library {library}", field=f"stage.{name}.lora", remedy=f'pip install "lmm-r1[{extra}]"')
+        for library, extra in needed.items()
+        if find_spec(library) is None
+    ]
 
 
 def check_verifier(stage: str, reward: Reward) -> tuple[list[Fault], list[Fault]]:
@@ -131,6 +147,7 @@ def _check_stage(
     pending: list[Fault] = []
     for index, data in enumerate(stage.data):
         if data.source != "problems":
+            wrong += _check_difficulty(recipe_path, data, f"stage.{name}.data.{index}")
             continue
         path, field = data_path(recipe_path, data), f"stage.{name}.data.{index}"
         if not path.is_file():
@@ -150,9 +167,26 @@ def _check_stage(
             wrong.append(
                 Fault(f"the data has no {rows}", file=str(path), field=f"{field}.domain" if data.domain else field)
             )
+        if problems and not faults:
+            wrong += _check_difficulty(recipe_path, data, field, ListSource(problems, str(path)))
         if count is not None and problems:
             wrong += _check_lengths(path, recipe, stage, images, problems, count)
     return wrong, pending
+
+
+def _check_difficulty(recipe_path: Path, data: Data, field: str, source: Source | None = None) -> list[Fault]:
+    """A file of pass rates that is missing, broken or lacks rows, or bounds that keep none. source: None = synthetic."""
+    if not data.difficulty:
+        return []
+    if source is None:
+        assert data.domain is not None and data.seed is not None, "config.Data asks for both"
+        drawn = SyntheticSource(data.domain, ImageStore(), families=data.families, seed=data.seed)
+        source = First(drawn, data.items)
+    try:
+        graded(data, source, recipe_path.parent, seed=0)
+    except DataError as error:
+        return [replace(fault, field=f"{field}.{fault.field or 'difficulty'}") for fault in error.faults]
+    return []
 
 
 def _check_lengths(

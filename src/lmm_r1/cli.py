@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -20,8 +21,14 @@ import typer
 from lmm_r1 import __version__
 from lmm_r1.check import check as check_recipe
 from lmm_r1.config import Model
+from lmm_r1.data.against import EvaluationFile, questions_of, read_evaluation
+from lmm_r1.data.budget import Budget
+from lmm_r1.data.delivery import summary as prepared_lines
 from lmm_r1.data.images import ImageStore
+from lmm_r1.data.prepare import Options as PrepareOptions
 from lmm_r1.data.prepare import prepare as prepare_rows
+from lmm_r1.data.sources import SOURCES
+from lmm_r1.data.vermulti import CONSTRUCTIONS
 from lmm_r1.errors import CheckpointError, Fault, LmmR1Error, RecipeError
 from lmm_r1.recipes import PROMPTS, load_recipe
 from lmm_r1.rewards import VERIFIERS
@@ -126,10 +133,7 @@ def evaluate(
 ) -> None:
     """Accuracy, format rate and length of a model on held-out sets."""
     use_threads(threads)
-    if prompt not in PROMPTS:
-        raise RecipeError(
-            Fault(f'no prompt profile "{prompt}"', field="--prompt", remedy=f"known: {', '.join(PROMPTS)}")
-        )
+    require_prompt(prompt)
     results = work("ask").evaluate_model(
         model,
         sets=[name.strip() for name in sets.split(",") if name.strip()],
@@ -141,6 +145,43 @@ def evaluate(
     )
     write_json(json_out, results)
     show_results(results)
+
+
+@app.command()
+def difficulty(
+    model: Annotated[str, typer.Argument(help='A model folder, a hub id, or "micro".')],
+    data: Annotated[str, typer.Argument(help="A problems.jsonl, or synthetic:DOMAIN or synthetic:DOMAIN:FAMILY,...")],
+    out: Annotated[Path, typer.Option("--out", help="JSON lines, one per row; rows that it holds are not sampled.")],
+    items: Annotated[
+        int | None, typer.Option("--items", min=1, help="Only the first rows; default: all, 500 synthetic ones.")
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Replies per row.")] = 8,
+    prompt: Annotated[str, typer.Option("--prompt", help=f"Prompt profile: {', '.join(PROMPTS)}.")] = "think",
+    temperature: Annotated[float, typer.Option("--temperature", min=1e-6)] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1)] = 64,
+    max_prompt_tokens: Annotated[int, typer.Option("--max-prompt-tokens", min=1)] = 512,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the replies, and of synthetic problems.")] = 0,
+    threads: Threads = None,
+    json_out: Json = None,
+) -> None:
+    """How often a model solves each row: what a recipe's difficulty, keep_between and order go by."""
+    use_threads(threads)
+    require_prompt(prompt)
+    result = work("difficulty").measure_model(
+        model,
+        data,
+        out,
+        items=items,
+        samples=samples,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        max_prompt_tokens=max_prompt_tokens,
+        prompt=prompt,
+        seed=seed,
+        say=lambda line: typer.echo(line, err=True),
+    )
+    write_json(json_out, result)
+    typer.echo(json.dumps(result, indent=2, ensure_ascii=True))
 
 
 @app.command()
@@ -198,15 +239,84 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
 
 @app.command()
 def prepare(
-    source: Annotated[str, typer.Argument(help="Which data set the rows come from.")],
-    input_path: Annotated[Path, typer.Option("--input", help="The raw file.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for problems.jsonl, images/ and report.json.")],
+    source: Annotated[str, typer.Argument(help=f"What the rows are: {', '.join([*SOURCES, *CONSTRUCTIONS])}.")],
+    input_name: Annotated[
+        str, typer.Option("--input", metavar="FILE|HUB_ID", help="The rows: owner/name[:split] is of the hub.")
+    ],
+    pictures: Annotated[
+        Path | None, typer.Option("--images", metavar="DIR|ZIP", help="Where pictures lie; default: beside the file.")
+    ] = None,
+    prefix: Annotated[
+        list[str] | None, typer.Option("--prefix", metavar="OLD=NEW", help="Rewrite paths of pictures.")
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against",
+            metavar="FILE",
+            help="Evaluation questions to keep out: FILE, SOURCE:FILE, a prepared folder, suite:NAME.",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the result; default: data/SOURCE.")] = None,
+    seed: Seed = 0,
+    draw: Annotated[
+        int | None, typer.Option("--sample", min=0, help="Draw so many rows; 0 = all.", show_default=False)
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option("--max-tokens", min=1, help="Of a prompt, by upper bounds: pictures shrink, else the row goes."),
+    ] = None,
+    min_side: Annotated[int, typer.Option("--min-side", min=1, help="Pixels of a picture's shorter side.")] = 1,
+    shuffle_choices: Annotated[bool, typer.Option("--shuffle-choices", help="Options in a seeded order.")] = False,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; they change no result.")] = min(
+        4, os.cpu_count() or 1
+    ),
     json_out: Json = None,
 ) -> None:
-    """Turn a data set's rows into problems.jsonl, and count what was dropped and why."""
-    result = prepare_rows(source, input_path, out, VERIFIERS, ImageStore())
+    """Turn a data set's rows into problems.jsonl; every row is kept or counted under a reason."""
+    from lmm_r1.data.hub import open_input
+    from lmm_r1.reports.dropped import render
+
+    folder = out or Path("data") / source
+    wrong = [pair for pair in prefix or [] if "=" not in pair]
+    if wrong:
+        raise RecipeError(Fault(f"must be OLD=NEW, not {wrong[0]!r}", field="--prefix"))
+    options = PrepareOptions(
+        seed=seed,
+        sample=draw,
+        min_side=min_side,
+        budget=Budget(max_tokens) if max_tokens else None,
+        shuffle_choices=shuffle_choices,
+        workers=workers,
+        images_from=pictures,
+        prefixes=[(old, new) for old, _, new in (pair.partition("=") for pair in prefix or [])],
+    )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent) as unpacked:
+        images = ImageStore(spill=Path(unpacked))
+        files = [evaluation_file(where, images) for where in against or []]
+        result = prepare_rows(
+            source, open_input(input_name), folder, VERIFIERS, images, options, files, page=render, say=whisper
+        )
+    for line in prepared_lines(result):
+        whisper(line)
+    result = {name: value for name, value in result.items() if name not in ("examples", "thumbnails")}
     write_json(json_out, result)
     typer.echo(json.dumps(result, indent=2, ensure_ascii=True))
+
+
+def evaluation_file(where: str, images: ImageStore) -> EvaluationFile:
+    """Evaluation questions of a file, a folder, or one of the package's own held-out sets ("suite:text")."""
+    if not where.startswith("suite:"):
+        return read_evaluation(where, images)
+    from lmm_r1.evaluation.suites import suite
+
+    return questions_of(where, suite(where.removeprefix("suite:")).problems(images, 500), images)
+
+
+def whisper(line: str) -> None:
+    """A line for whoever watches, on stderr: stdout is the result's."""
+    typer.echo(sanitise(line), err=True)
 
 
 @app.command()
@@ -274,11 +384,19 @@ def build_base(
     typer.echo(work("build").build_base(out, steps=steps, seed=seed, start=start, done=done))
 
 
-def work(part: Literal["build", "chain", "ask"]) -> ModuleType:
-    """build.py (objects), chain.py (whole runs) or ask.py (questions to one model): they load torch."""
-    from lmm_r1 import ask, build, chain
+def work(part: Literal["build", "chain", "ask", "difficulty"]) -> ModuleType:
+    """build.py (objects), chain.py (whole runs), ask.py and difficulty.py (questions to one model): they load torch."""
+    from lmm_r1 import ask, build, chain, difficulty
 
-    return {"build": build, "chain": chain, "ask": ask}[part]
+    return {"build": build, "chain": chain, "ask": ask, "difficulty": difficulty}[part]
+
+
+def require_prompt(prompt: str) -> None:
+    """Raise RecipeError unless there is such a prompt profile."""
+    if prompt not in PROMPTS:
+        raise RecipeError(
+            Fault(f'no prompt profile "{prompt}"', field="--prompt", remedy=f"known: {', '.join(PROMPTS)}")
+        )
 
 
 def count_tokens(model: Model, images: ImageStore, problems: Sequence[Problem]) -> list[int]:
@@ -317,6 +435,8 @@ def write_text(path: Path, text: str) -> None:
 def show_results(results: dict[str, Any]) -> None:
     """The results table, and what its paired differences say."""
     sets = list(dict.fromkeys(name for arm in results["arms"].values() for name in arm))
+    if not sets:
+        return
     head = "accuracy, 95 % interval"
     width = max(len(name) for name in (head, *results["arms"]))
     typer.echo(f"{head:<{width}}  " + "  ".join(f"{name:^24}" for name in sets))

@@ -58,6 +58,19 @@ class Data(Knobs):
     obtain: str = Field("", description="problems: how a user gets the file when it is absent")
     solutions: bool = Field(False, description="synthetic: with worked solutions, for algorithm sft")
     weight: float = Field(1.0, gt=0, description="share of this source in the mixture, relative")
+    items: int = Field(0, ge=0, description="synthetic: only the first so many problems; 0 = endless")
+    seed: int | None = Field(None, ge=0, description="synthetic: of the problems; None = derived from the run's")
+    difficulty: str = Field(
+        "", description="pass rates of the rows, as `lmm-r1 difficulty` writes them, relative to the recipe"
+    )
+    keep_between: tuple[float, float] | None = Field(
+        None, description="keep rows with low < pass rate < high; [0, 1] drops those never and always solved"
+    )
+    order: Literal["shuffle", "easy_to_hard", "window"] = Field(
+        "shuffle",
+        description="of the rows: shuffled each epoch, from high pass rates to low, or a window that moves so",
+    )
+    window: float = Field(0.3, gt=0, le=1, description="order window: share of the rows that are in it at one time")
 
     @model_validator(mode="after")
     def _source_fields(self) -> Data:
@@ -65,6 +78,14 @@ class Data(Knobs):
             raise ValueError('source = "synthetic" needs domain = "text", "geometry" or "perception"')
         if self.source == "problems" and not self.path:
             raise ValueError('source = "problems" needs path')
+        if self.source == "problems" and (self.items or self.seed is not None):
+            raise ValueError('items and seed belong to source = "synthetic"')
+        if (self.keep_between or self.order != "shuffle") and not self.difficulty:
+            raise ValueError("keep_between and order need difficulty, the file of pass rates")
+        if self.keep_between and self.keep_between[0] >= self.keep_between[1]:
+            raise ValueError("keep_between = [low, high] needs low < high")
+        if self.source == "synthetic" and self.difficulty and (not self.items or self.seed is None):
+            raise ValueError("synthetic problems with difficulty need the items and the seed that were measured")
         return self
 
 
@@ -118,7 +139,9 @@ class AlgorithmConfig(Knobs):
         gt=0,
         description="KL to the start model, nats a token, that the coefficient is steered towards; None = fixed",
     )
-    kl_horizon: Positive = Field(10000, description="episodes over which the coefficient moves by its largest step")
+    kl_horizon: Positive | None = Field(
+        None, description="episodes over which a steered coefficient moves by its largest step; None = 10000"
+    )
     entropy_coef: float | None = Field(None, ge=0, description="weight of an entropy bonus")
     reduction: Literal["token", "sequence", "constant", "sum"] | None = Field(
         None, description="how per-token losses are averaged; constant = over rollout.max_new_tokens"
@@ -148,7 +171,15 @@ class Critic(Knobs):
     )
     lr: float = Field(9e-6, gt=0, description="peak learning rate; over the stage like the policy's")
     warmup: int = Field(0, ge=0, description="rollout steps in which the critic learns and the policy stays")
-    coef: float = Field(0.1, gt=0, description="shared: weight of the value loss beside the policy's")
+    coef: float | None = Field(
+        None, gt=0, description="shared: weight of the value loss beside the policy's; None = 0.1"
+    )
+
+    @model_validator(mode="after")
+    def _shared(self) -> Critic:
+        if self.coef is not None and self.trunk == "separate":
+            raise ValueError("a separate critic has a loss of its own: coef weighs that of a shared trunk")
+        return self
 
 
 class Lora(Knobs):
@@ -176,9 +207,12 @@ class Update(Knobs):
     betas: tuple[Fraction, Fraction] = Field((0.9, 0.95), description="of AdamW")
     weight_decay: float = Field(0.0, ge=0, description="of AdamW")
     max_grad_norm: float = Field(1.0, gt=0, description="global L2 norm")
-    freeze: tuple[str, ...] = Field((), description='parts not trained: "vision", "merger", "language"')
+    freeze: tuple[Literal["vision", "merger", "language"], ...] = Field(
+        (), description="parts not trained, in the policy and in a critic's own trunk"
+    )
     lr_scale: dict[Literal["vision", "merger", "language"], Annotated[float, Field(gt=0)]] = Field(
-        {}, description="learning rate of a part as a multiple of lr, for example { vision = 0.1 }"
+        {},
+        description="learning rate of a part as a multiple of lr, for example { vision = 0.1 }; not of a critic's head",
     )
     reference_reset: int = Field(
         0, ge=0, description="rollout steps after which the reference model becomes the current policy; 0 = never"
@@ -209,8 +243,11 @@ class Save(Knobs):
 class Guards(Knobs):
     """Numbers that stop a run."""
 
-    max_logprob_gap: float = Field(
-        0.05, gt=0, description="sampler against trainer at step 0, largest per-token difference, nats"
+    max_logprob_gap: float | None = Field(
+        None,
+        gt=0,
+        description="sampler against trainer at the first step of a session, largest per-token difference, nats; "
+        "None = 0.05 in float32, 1.0 in bfloat16, where single tokens scatter",
     )
     max_skipped_share: Fraction = Field(
         0.05, description="share of a step's episodes that may fail before the run stops"
@@ -252,6 +289,10 @@ class Stage(Knobs):
             raise ValueError("rollout.siblings must be at least 2: a group of one has no baseline")
         if self.critic is not None and self.algorithm.name != "ppo":
             raise ValueError(f"{self.algorithm.name} has no critic: a critic table belongs to ppo")
+        if {"vision", "merger", "language"} - set(self.update.freeze) == set():
+            raise ValueError("update.freeze leaves nothing to train")
+        if self.lora is not None and set(self.lora.parts) & set(self.update.freeze):
+            raise ValueError("lora.parts and update.freeze name the same part: its adapters would never learn")
         if self.lora is not None and self.update.reference_reset:
             raise ValueError(
                 "update.reference_reset does not go with lora: the start model under the adapters is the reference"

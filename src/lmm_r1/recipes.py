@@ -18,6 +18,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from lmm_r1.algorithms.published import check_stage
 from lmm_r1.config import Data, Recipe
 from lmm_r1.data.synthetic import DOMAINS
 from lmm_r1.errors import Fault, RecipeError
@@ -151,7 +152,7 @@ def _validate(raw: dict[str, Any]) -> tuple[Recipe | None, list[tuple[str, str, 
 
 
 def _names(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
-    """Names that must exist in a table outside the recipe: prompt profiles, evaluation sets, families."""
+    """What needs a table outside the recipe: prompt profiles, evaluation sets, families, the values of algorithms."""
     profiles = {**PROMPTS, **recipe.prompts}
     wanted = {f"stage.{name}.prompt": stage.prompt for name, stage in recipe.stage.items()}
     for field, profile in {"evaluate.prompt": recipe.evaluate.prompt, **wanted}.items():
@@ -161,6 +162,11 @@ def _names(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
         if name not in SUITES:
             yield "evaluate.sets", f'no evaluation set "{name}"', _nearest(name, SUITES)
     for stage_name, stage in recipe.stage.items():
+        try:
+            check_stage(stage, f"stage.{stage_name}")
+        except RecipeError as error:
+            for fault in error.faults:
+                yield fault.field, fault.message, fault.remedy
         for index, data in enumerate(stage.data):
             field = f"stage.{stage_name}.data.{index}.families"
             for family in data.families if data.source == "synthetic" and data.domain else ():

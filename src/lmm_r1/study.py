@@ -30,7 +30,6 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 from rich.console import Console
 
-from lmm_r1.algorithms.named import make_algorithm
 from lmm_r1.chain import run_recipe
 from lmm_r1.config import Knobs, Recipe
 from lmm_r1.errors import Fault, NumericError, RecipeError
@@ -186,11 +185,14 @@ def run_once(study: Study, run: Run, folder: Path) -> bool:
     """Make a run's results.json or its stopped.json; False when one of them was there."""
     if RunFolder(folder).results.is_file() or (folder / STOPPED).is_file():
         return False
+    resumed = any((folder / study.stage / "checkpoints").glob("step_*"))
     try:
         # Lines of single steps are for one run; they stand in its metrics.jsonl.
         view = LiveView(Console(quiet=True, force_terminal=False))
         run_recipe(run.recipe, study.base, folder, stage=study.stage, live=view)
     except NumericError as error:
+        if resumed:  # what stops a session that began in the middle need not be the run's own doing
+            raise
         # Its seed fixes a run: it would stop again at the same step.
         reason = "; ".join(str(fault) for fault in error.faults)
         RunFolder(folder).write_json(STOPPED, {"reason": reason, "exit_code": error.exit_code})
@@ -264,14 +266,11 @@ def _fault(path: Path, error: Mapping[str, Any]) -> Fault:
 
 
 def _checked(base: Path, overrides: Sequence[str]) -> Recipe:
-    """The recipe of a run. Raises RecipeError, also for algorithm values that do not go together."""
+    """The recipe of a run. Raises RecipeError."""
     hidden = _hidden(overrides)
     if hidden:
         raise RecipeError(*hidden)
-    recipe = load_recipe(base, overrides)
-    for stage in recipe.stage.values():
-        make_algorithm(stage.algorithm)
-    return recipe
+    return load_recipe(base, overrides)
 
 
 def _hidden(overrides: Sequence[str]) -> list[Fault]:
@@ -281,7 +280,7 @@ def _hidden(overrides: Sequence[str]) -> list[Fault]:
         Fault(f"is taken back by {overrides[later]}", file=f"--set {overrides[at]}", remedy="name each field once")
         for later, path in enumerate(paths)
         for at, earlier in enumerate(paths[:later])
-        if earlier == path or earlier.startswith(f"{path}.")
+        if earlier == path or earlier.startswith(f"{path}.") or path.startswith(f"{earlier}.")
     ]
 
 

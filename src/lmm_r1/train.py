@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Protocol
 
@@ -35,6 +35,8 @@ from lmm_r1.types import Anchors, Credit, Group, Problem, Rollout, Sample
 FAILED_VERDICTS = frozenset({"timeout", "error"})
 
 
+#: By dtype: what guards.max_logprob_gap is where a recipe names none.
+GAP_BOUNDS = {"float32": 0.05, "bfloat16": 1.0}
 #: By dtype: which error of the first minibatch's ratio is bounded, and by how much. In bfloat16 single tokens scatter.
 RATIO_BOUNDS = {"float32": ("ratio_error/max", 1e-5), "bfloat16": ("ratio_error/mean", 0.05)}
 #: By dtype: how far the start model's log-probs may lie from the policy's before the first step, nats. On a CPU they are
@@ -128,6 +130,7 @@ def train_stage(run: StageRun) -> str:
     digest = run.link.sync(version=done)
     run.live.stage(run.name, stage.steps, done)
     watch = Watch()
+    unchecked = True  # by the guards of a session's first learning
     for step in range(done, stage.steps):
         timer = Timer()
         stop_if_asked(run, step)
@@ -136,8 +139,8 @@ def train_stage(run: StageRun) -> str:
         groups = collected.groups
         metrics: dict[str, float] = dict(collected.counts)
         if groups:  # dynamic sampling may find nothing to learn from
-            # A sampler that sampled nothing has no log-probs to compare with.
-            learned, credits = learn(run, groups, step, timer, first=step == done and not supervised(run))
+            learned, credits = learn(run, groups, step, timer, first=unchecked, start=unchecked and done == 0)
+            unchecked = False
             with timer("sync"):
                 digest = run.link.sync(version=step + 1)
             metrics |= describe(groups) | learned
@@ -187,24 +190,30 @@ def gather(run: StageRun, step: int) -> Collected:
 
 
 def learn(
-    run: StageRun, groups: Sequence[Group], step: int, timer: Timer, first: bool
+    run: StageRun, groups: Sequence[Group], step: int, timer: Timer, first: bool, start: bool
 ) -> tuple[dict[str, float], list[Credit]]:
-    """anchor, credit, update: one rollout step's learning; (mean metrics of its updates, credits)."""
+    """anchor, credit, update: one rollout step's learning; (mean metrics of its updates, credits).
+
+    first: of this session; start: of the stage. Their guards compare the policy with the sampler, and with the reference.
+    """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     guard_verdicts(run, groups, step)
     parts = run.deal(rollouts, (run.recipe.seed, step))
     with timer("anchor"):
-        # The first step of every session compares the sampler with the trainer, whatever the algorithm needs.
-        needs = run.algorithm.needs | {"old"} if first else run.algorithm.needs
+        needs = run.algorithm.needs | {"old"} if first or start else run.algorithm.needs
         # Minibatch by minibatch: packed as they will be for the update, so that the first ratio is 1 to the last bit.
         said: dict[int, Anchors] = {}
         for part in parts:
             said |= zip(part, run.trainer.anchors([rollouts[i] for i in part], frozenset(needs)), strict=True)
         anchors = [said[i] for i in range(len(rollouts))]
-        if first:
+        if first and not supervised(run):  # a sampler that sampled nothing has no log-probs to compare with
             guard_logprobs(run, rollouts, anchors, step)
-        if step == 0 and first:
+        if start:
             guard_start(run, rollouts, anchors)
+        if (
+            "old" not in run.algorithm.needs
+        ):  # asked for by the guards alone: credit must not depend on where a session began
+            anchors = [replace(a, old_logprobs=r.logprobs) for a, r in zip(anchors, rollouts, strict=True)]
         credits = run.algorithm.credit(groups, anchors)
     samples = [Sample(*parts) for parts in zip(rollouts, anchors, credits, strict=True)]
     learned: list[dict[str, float]] = []
@@ -228,12 +237,13 @@ def guard_logprobs(run: StageRun, rollouts: Sequence[Rollout], anchors: Sequence
         gap = float(np.abs(np.where(rollout.trainable, rollout.logprobs - anchor.old_logprobs, 0.0)).max())
         if not gap <= worst:
             worst, where = gap, rollout.problem.id
-    if not worst <= run.recipe.guards.max_logprob_gap:
+    bound = run.recipe.guards.max_logprob_gap or GAP_BOUNDS[run.recipe.model.dtype]
+    if not worst <= bound:
         raise NumericError(
             Fault(
                 f"step {step + 1} of {run.name}: sampler and trainer differ by {worst:.3g} nats on a token of problem {where}, "
-                f"more than guards.max_logprob_gap = {run.recipe.guards.max_logprob_gap}",
-                remedy="they must run the same weights, pictures, temperature and dtype",
+                f"more than guards.max_logprob_gap = {bound}",
+                remedy="they must run the same weights, pictures, temperature and dtype; the bound may be changed on resume",
             )
         )
 
@@ -274,6 +284,8 @@ def steer_kl(run: StageRun, metrics: dict[str, float]) -> None:
     if algorithm.steer_kl is None or algorithm.with_kl is None:
         return
     metrics["kl_coef"] = float(algorithm.parameters["kl_coef"])  # type: ignore[arg-type]  # a number, as in the recipe
+    if metrics["grad_norm"] == 0.0:  # the policy stood still (a critic's warm-up): its KL says nothing
+        return
     run.algorithm = algorithm.with_kl(algorithm.steer_kl(metrics["kl_ref"], run.stage.episodes // run.stage.steps))
 
 

@@ -98,6 +98,12 @@ def test_gae_skips_what_the_policy_did_not_write() -> None:
     assert (advantages[~mask] == 0).all() and (returns[~mask] == 0).all()
 
 
+def test_gae_of_nothing_is_nothing() -> None:
+    """Catches a crash over a batch in which no token was written."""
+    empty = torch.zeros(3, 0, dtype=torch.float64)
+    assert all(x.shape == (3, 0) for x in gae(empty, empty, empty.bool(), 1.0, 1.0))
+
+
 def test_gae_without_discount_is_reward_to_go_minus_value() -> None:
     """Catches a broken carry: at gamma = lambda = 1 the sum telescopes (LMM-R1's setting)."""
     rewards, values = torch.randn(4, 9, dtype=torch.float64), torch.randn(4, 9, dtype=torch.float64)

@@ -98,6 +98,9 @@ def test_what_an_algorithm_needs() -> None:
         ("grpo", {"lam": 0.95}),
         ("dapo", {"kl_target": 0.1}),
         ("sft", {"importance": "truncate"}),
+        ("sft", {"kl_coef": 0.1, "kl_place": "reward"}),
+        ("sft", {"overlong_buffer": 0.2}),
+        ("grpo", {"kl_horizon": 100}),
     ],
 )
 def test_values_that_mean_nothing_together_are_refused(name: str, values: dict[str, object]) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
-from lmm_r1.rewards.paper import paper_verdict, repeats, sokoban_reward
+from lmm_r1.rewards.paper import paper_verdict
 from lmm_r1.types import Problem
 
 THOUGHTS = "<think>try $3$ and $5$</think>"
@@ -31,30 +29,3 @@ def test_the_published_holes() -> None:
     assert paper_verdict(Problem("p", (), "8"), "<think>\\boxed{7}</think><answer>$8$</answer>").value == 0.0
     assert paper_verdict(Problem("p", (), "8"), "<think>\\boxed{8}</think><answer>$7$</answer>").value == 1.0
     assert paper_verdict(Problem("p", (), "\\begin{what"), "anything").value == 1.0
-
-
-def play(actions: Sequence[str]) -> list[float]:
-    """A game that pays for "up"."""
-    return [0.9 if action == "up" else -0.1 for action in actions]
-
-
-def test_sokoban() -> None:
-    """Catches a part of the released sum that is lost."""
-    reply = "<think>go up now</think><answer>left, Up, right</answer>"
-    found = sokoban_reward(reply, play)
-    assert found["task"] == pytest.approx(0.8)
-    assert found["reward"] == pytest.approx(0.8 + 0.5 + 0.05 * 3 + 0.003)
-    assert sokoban_reward(reply.replace("left", "jump"), play)["reward"] == 0.0
-    assert sokoban_reward(reply + "<answer>", play)["reward"] == 0.0
-    assert sokoban_reward("</think><answer>up</answer><think>", play)["reward"] > 0  # the order is not checked
-    long = sokoban_reward(f"<think></think><answer>{', '.join(['left', 'right'] * 25)}</answer>", play)
-    assert long["reward"] == pytest.approx(0.0 + 0.5 + min(0.0, 0.8 - 0.2) + 0.0)
-    assert sokoban_reward(reply, lambda actions: [5.0, -50.0])["task"] == 5.0
-
-
-def test_repeats() -> None:
-    """Catches a loop of moves that is taken for a plan."""
-    assert repeats(["up"] * 8)
-    assert not repeats(["up"] * 7)
-    assert repeats(["up", "left"] * 8)
-    assert not repeats(["up", "left"] * 7 + ["down"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lmm_r1.config import RolloutConfig
@@ -93,6 +95,9 @@ def test_shuffling_deals_the_same_scores_to_other_replies() -> None:
     assert sorted(before) == sorted(after) and before != after
     assert [g.rollouts for g in dealt] == [g.rollouts for g in plain.groups]
     assert after == [s.reward for g in shuffled(plain.groups, seed=3) for s in g.scores]
+    # What single turns earned belongs to the reply they stand in: another reply has other turns.
+    turned = [replace(g, scores=tuple(replace(s, per_turn=(s.reward,)) for s in g.scores)) for g in plain.groups]
+    assert all(not s.per_turn for g in shuffled(turned, seed=3) for s in g.scores)
 
 
 def test_metrics_by_hand() -> None:

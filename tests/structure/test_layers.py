@@ -8,18 +8,18 @@ from tests.structure.source import MODULES, Source, reachable
 
 LAYERS = {
     0: {"types", "config", "errors"},
-    1: {"seams"},
+    1: {"seams", "drawing"},
     2: {"algorithms", "rewards", "envs", "models", "data", "runs"},
     3: {"rollout", "trainers"},
     4: {"evaluation", "distributed"},
     5: {"train"},
-    6: {"build", "chain", "ask", "build_base", "recipes", "check", "study", "cli"},
+    6: {"build", "chain", "ask", "difficulty", "build_base", "recipes", "check", "study", "cli"},
 }
 LAYER = {part: layer for layer, parts in LAYERS.items() for part in parts}
 #: Beside the layers: reads a run folder, and is called by the top alone.
 REPORTS = {"runs", "types", "config", "errors"}
 #: Parts that run in processes of their own, or must start at once: torch takes seconds and half a gigabyte.
-NO_TORCH = ("types", "config", "errors", "seams", "rewards", "envs", "reports", "data", "recipes", "check")
+NO_TORCH = ("types", "config", "errors", "seams", "drawing", "rewards", "envs", "reports", "data", "recipes", "check")
 
 
 def may_import(importer: str, imported: str) -> bool:

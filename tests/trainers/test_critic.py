@@ -90,8 +90,9 @@ def test_loss_and_gradient_are_the_documented_sum(
     rollouts: list[Rollout], shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a wrong weight, clip, coefficient or graph: all is computed again from plain forwards."""
-    owner = make(shared, coef=0.3, micro_tokens=100)
-    algorithm = make_algorithm(PPO, minibatches=1)
+    owner = make(shared, **({"trunk": "shared", "coef": 0.3} if shared else {}), micro_tokens=100)
+    # The critic's loss is a mean over tokens, whatever the policy's is.
+    algorithm = make_algorithm(PPO.model_copy(update={"reduction": "sequence"}), minibatches=1)
     samples = [
         replace(s, credit=replace(s.credit, advantages=s.credit.advantages * 0))
         for s in samples_of(owner, rollouts, algorithm)

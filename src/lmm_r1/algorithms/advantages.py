@@ -53,6 +53,8 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     """
     keep = mask.to(rewards.dtype)
     advantages = torch.zeros_like(rewards)
+    if rewards.shape[-1] == 0:
+        return advantages, advantages
     next_value = torch.zeros_like(rewards[..., 0])
     running = torch.zeros_like(next_value)
     for t in range(rewards.shape[-1] - 1, -1, -1):

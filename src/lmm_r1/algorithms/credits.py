@@ -150,10 +150,10 @@ def _token_rewards(
 
 
 def _turn_ends(segments: Sequence[Rollout]) -> list[int]:
-    """Of each turn: which of the episode's trainable tokens is its last."""
+    """Of each turn: which of the episode's trainable tokens is its last; an empty turn takes the one before it."""
     ends, before = [], 0
     for r in segments:
-        ends += [before + int(r.trainable[: turn.end].sum()) - 1 for turn in r.turns]
+        ends += [max(before + int(r.trainable[: turn.end].sum()) - 1, 0) for turn in r.turns]
         before += r.reply_tokens
     return ends
 

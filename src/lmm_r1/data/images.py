@@ -6,7 +6,8 @@ truncated file is a fault, never a half grey picture. Whatever the mode (palette
 transparent) and whatever the EXIF orientation, a picture becomes RGB uint8 once, here; transparency is
 laid on white, as on paper.
 
-Left out: resizing to a model's patch grid (its adapter's `canonical`) and any download.
+Left out: resizing to a model's patch grid (its adapter's `canonical`), any download, and colour profiles: a
+picture's numbers are taken as sRGB whatever ICC profile it carries, as the processors of the models do.
 
 Axis legend: H, W = height and width in pixels; arrays are uint8[H, W, 3], RGB.
 """
@@ -17,10 +18,13 @@ import hashlib
 import io
 import os
 import struct
+import threading
 import warnings
 import zlib
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +41,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 MAX_FILE_BYTES = 64 * 1024 * 1024
 MAX_SIDE = 16_384
 MAX_PIXELS = 40_000_000
+LIMITS = f"side {MAX_SIDE}, area {MAX_PIXELS}"
 #: Qwen2.5-VL's own processor refuses longer pictures; so no model sees one.
 MAX_ASPECT = 200
 
@@ -68,7 +73,7 @@ def check_size(width: int, height: int) -> str:
     if min(width, height) < 1:
         return f"a picture of {width}x{height} pixels is empty"
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        return f"a picture of {width}x{height} pixels is too large (limits: side {MAX_SIDE}, area {MAX_PIXELS})"
+        return f"a picture of {width}x{height} pixels is too large (limits: {LIMITS})"
     if max(width, height) > MAX_ASPECT * min(width, height):
         return f"a picture of {width}x{height} pixels is too long (limit: {MAX_ASPECT} to 1)"
     return ""
@@ -82,31 +87,52 @@ def read_picture(path: Path) -> Pixels:
             raise DataError(Fault("not an image file", file=str(path)))
         if size > MAX_FILE_BYTES:
             raise DataError(Fault(f"image file of {size} bytes is too large (limit: {MAX_FILE_BYTES})", file=str(path)))
-        return _decode(path)
+        return _decode(path, str(path))
     except FileNotFoundError:
         raise DataError(Fault("image file is missing", file=str(path))) from None
-    except (Pil.DecompressionBombError, UnidentifiedImageError):
-        raise DataError(
-            Fault(f"broken or truncated image, or of no known kind ({', '.join(FORMATS)})", file=str(path))
-        ) from None
+    except OSError as error:
+        raise DataError(Fault(f"cannot be read: {_one_line(error)}", file=str(path))) from None
+
+
+def decode_bytes(data: bytes, name: str = "") -> Pixels:
+    """Decode an image that is in memory, under the rules of `read_picture`; `name` stands in the faults."""
+    if not data:
+        raise DataError(Fault("the image holds no bytes", file=name))
+    if len(data) > MAX_FILE_BYTES:
+        raise DataError(Fault(f"an image of {len(data)} bytes is too large (limit: {MAX_FILE_BYTES})", file=name))
+    return _decode(io.BytesIO(data), name)
+
+
+#: Python's warning filters belong to the process, so only one thread at a time may change them.
+_FILTERS = threading.Lock()
+
+
+def _decode(source: Path | io.BytesIO, name: str) -> Pixels:
+    """The header first, then the pixels; DataError for whatever Pillow says of a bad file."""
+    try:
+        with _FILTERS, warnings.catch_warnings():
+            # Our own limits, checked right below, are stricter than Pillow's warning.
+            warnings.simplefilter("ignore", Pil.DecompressionBombWarning)
+            picture = Pil.open(source, formats=FORMATS)  # reads the header alone
+        with picture:
+            wrong = check_size(*picture.size)
+            if not wrong and getattr(picture, "n_frames", 1) > 1:
+                wrong = "a moving picture cannot be used"
+            if wrong:
+                raise DataError(Fault(wrong, file=name))
+            picture.load()
+            ImageOps.exif_transpose(picture, in_place=True)
+            return np.array(_rgb(picture), dtype=np.uint8)
+    except FileNotFoundError:
+        raise
+    except Pil.DecompressionBombError:  # Pillow's own limit, far above ours, which it checks before we can
+        what = f"a picture of more than {2 * (Pil.MAX_IMAGE_PIXELS or 0)} pixels is too large (limits: {LIMITS})"
+        raise DataError(Fault(what, file=name)) from None
+    except UnidentifiedImageError:
+        known = ", ".join(FORMATS)
+        raise DataError(Fault(f"broken or truncated image, or of no known kind ({known})", file=name)) from None
     except BROKEN as error:
-        raise DataError(Fault(f"broken or truncated image: {_one_line(error)}", file=str(path))) from None
-
-
-def _decode(path: Path) -> Pixels:
-    with warnings.catch_warnings():
-        # Our own limits, checked right below, are stricter than Pillow's warning.
-        warnings.simplefilter("ignore", Pil.DecompressionBombWarning)
-        picture = Pil.open(path, formats=FORMATS)
-    with picture:
-        wrong = check_size(*picture.size)
-        if not wrong and getattr(picture, "n_frames", 1) > 1:
-            wrong = "a moving picture cannot be used"
-        if wrong:
-            raise DataError(Fault(wrong, file=str(path)))
-        picture.load()
-        upright = ImageOps.exif_transpose(picture)
-        return np.array(_rgb(upright), dtype=np.uint8)
+        raise DataError(Fault(f"broken or truncated image: {_one_line(error)}", file=name)) from None
 
 
 def _rgb(picture: Pil.Image) -> Pil.Image:
@@ -119,7 +145,7 @@ def _rgb(picture: Pil.Image) -> Pil.Image:
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         above = picture.convert("RGBA")
         return Pil.alpha_composite(Pil.new("RGBA", above.size, (255, 255, 255, 255)), above).convert("RGB")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _one_line(error: BaseException) -> str:
@@ -139,26 +165,70 @@ def inside(root: Path, name: str) -> Path:
     return path
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What is kept of a file that was read: the name and size of its picture, and the state that the file was in."""
+
+    digest: bytes  # 32 bytes of sha256: half of the hex text
+    width: int
+    height: int
+    stamp: int
+
+    def image(self) -> Image:
+        """The picture by name."""
+        return Image(self.digest.hex(), self.width, self.height)
+
+
+def _stamp(file: str) -> int | None:
+    """The state of a file in one number, of its size and the time of its last change; None when it cannot be read."""
+    try:
+        stat = os.stat(file)
+    except OSError:
+        return None
+    return hash((stat.st_size, stat.st_mtime_ns))
+
+
+def _read(file: str) -> tuple[_Read, Pixels]:
+    stamp = _stamp(file)  # before the reading: a file that changes meanwhile is read again
+    pixels = read_picture(Path(file))
+    return _Read(bytes.fromhex(sha_of(pixels)), pixels.shape[1], pixels.shape[0], stamp or 0), pixels
+
+
+def _read_or_fault(file: Path) -> _Read | DataError:
+    """For a thread of `put_files`: the pixels are dropped where they were decoded, and faults travel as values."""
+    try:
+        return _read(str(file))[0]
+    except DataError as error:
+        return error
+
+
+#: What a thread will say of a file, or what is known of it already.
+_Promise = Future[_Read | DataError] | _Read | DataError
+
+
 class ImageStore:
     """Pictures by sha. Drawn ones are kept as PNG bytes, files by their path; few are kept decoded.
 
-    cache: decoded pictures kept at most.
+    cache: decoded pictures kept at most. spill: folder where pictures that came as bytes are kept, as <sha>.png;
+    without one they stay in memory. One thread at a time may use a store; `put_files` runs threads of its own.
     """
 
-    def __init__(self, cache: int = 64) -> None:
+    def __init__(self, cache: int = 64, spill: Path | None = None) -> None:
         self._png: dict[str, bytes] = {}
-        self._files: dict[str, Path] = {}
+        self._given: set[str] = set()  # those in memory that came as bytes, and could not be made again
+        self._paths: dict[bytes, str] = {}  # digest of the pixels -> a file that holds them
+        self._known: dict[str, _Read] = {}  # file -> what was read in it
         self._decoded: OrderedDict[str, Pixels] = OrderedDict()
-        self._cache = cache
+        self._cache, self._spill = cache, spill
 
     def __contains__(self, sha: object) -> bool:
-        return sha in self._png or sha in self._files
+        return isinstance(sha, str) and (sha in self._png or self._path(sha) is not None)
 
     def __len__(self) -> int:
-        return len(self._png.keys() | self._files.keys())
+        return len(self._paths) + sum(self._path(sha) is None for sha in self._png)
 
     def put(self, pixels: Pixels) -> Image:
-        """Store a picture uint8[H, W, 3]; raises DataError for another shape, type or size."""
+        """Store a picture uint8[H, W, 3] in memory; raises DataError for another shape, type or size."""
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise DataError(f"a picture must be uint8[H, W, 3], not {pixels.dtype}{list(pixels.shape)}")
         height, width, _ = pixels.shape
@@ -167,24 +237,97 @@ class ImageStore:
             raise DataError(wrong)
         sha = sha_of(pixels)
         if sha not in self:
-            out = io.BytesIO()
-            Pil.fromarray(np.ascontiguousarray(pixels)).save(out, "PNG", compress_level=1)
-            self._png[sha] = out.getvalue()
+            self._png[sha] = _png(pixels)
             self._remember(sha, np.array(pixels))
         return Image(sha, width, height)
 
+    def put_bytes(self, data: bytes, name: str = "") -> Image:
+        """Take in an image file that is in memory, under the same rules as `put_file`; `name` stands in the faults.
+
+        Raises DataError for bytes that are no picture, broken, truncated or too large.
+        """
+        pixels = decode_bytes(data, name)
+        sha = sha_of(pixels)
+        if sha not in self:
+            if self._spill is None:
+                self._png[sha] = _png(pixels)
+                self._given.add(sha)
+            else:
+                self._paths[bytes.fromhex(sha)] = str(_write(self._spill, sha, _png(pixels)))
+        self._remember(sha, pixels)
+        return Image(sha, pixels.shape[1], pixels.shape[0])
+
     def put_file(self, path: str | Path, root: str | Path | None = None) -> Image:
-        """Take in an image file; only its path is kept.
+        """Take in an image file; only its path is kept, and a file that has not changed is not opened again.
 
         root: when given, `path` is relative to it and may not lead out of it.
         Raises DataError for a file that is missing, broken, truncated, too large or outside `root`.
         """
-        file = inside(Path(root), str(path)) if root is not None else Path(path)
-        pixels = read_picture(file)
-        sha = sha_of(pixels)
-        self._files.setdefault(sha, file)
-        self._remember(sha, pixels)
-        return Image(sha, pixels.shape[1], pixels.shape[0])
+        file = str(inside(Path(root), str(path)) if root is not None else Path(path))
+        known = self._known.get(file)
+        if known is None or known.stamp != _stamp(file):
+            known, pixels = _read(file)
+            self._learn(file, known)
+            self._remember(known.digest.hex(), pixels)
+        return known.image()
+
+    def put_files(
+        self, paths: Iterable[str | Path], root: str | Path | None = None, workers: int | None = None
+    ) -> Iterator[Image | DataError]:
+        """`put_file` for many files, read and hashed in threads; in their order, a fault in place of a bad file.
+
+        workers: threads; None = one per CPU core. A few files are read ahead; no pixels are kept.
+        """
+        workers = workers or os.cpu_count() or 1
+        waiting: deque[tuple[str, _Promise]] = deque()
+        running: dict[str, Future[_Read | DataError]] = {}  # rows that share a picture share its reading
+
+        def finished() -> Image | DataError:
+            file, promise = waiting.popleft()
+            running.pop(file, None)
+            result = promise.result() if isinstance(promise, Future) else promise
+            if isinstance(result, DataError):
+                return result
+            self._learn(file, result)
+            return result.image()
+
+        with ThreadPoolExecutor(workers) as pool:
+            for path in paths:
+                waiting.append(self._begin(path, root, pool, running))
+                if len(waiting) >= 4 * workers:
+                    yield finished()
+            while waiting:
+                yield finished()
+
+    def _begin(
+        self,
+        path: str | Path,
+        root: str | Path | None,
+        pool: ThreadPoolExecutor,
+        running: dict[str, Future[_Read | DataError]],
+    ) -> tuple[str, _Promise]:
+        """(file, what is known of it or a thread's promise)."""
+        try:
+            file = str(inside(Path(root), str(path)) if root is not None else Path(path))
+        except DataError as error:
+            return str(path), error
+        known = self._known.get(file)
+        if known is not None and known.stamp == _stamp(file):
+            return file, known
+        if file not in running:
+            running[file] = pool.submit(_read_or_fault, Path(file))
+        return file, running[file]
+
+    def _learn(self, file: str, read: _Read) -> None:
+        self._known[file] = read
+        self._paths[read.digest] = file
+
+    def _path(self, sha: str) -> str | None:
+        """The file of a picture, if it came from one."""
+        try:
+            return self._paths.get(bytes.fromhex(sha))
+        except ValueError:
+            return None
 
     def get(self, sha: str) -> Pixels:
         """The picture uint8[H, W, 3], read-only; raises DataError when it is unknown or its file has changed."""
@@ -195,11 +338,12 @@ class ImageStore:
         if sha in self._png:
             with Pil.open(io.BytesIO(self._png[sha]), formats=("PNG",)) as picture:
                 return self._remember(sha, np.array(picture.convert("RGB"), dtype=np.uint8))
-        if sha not in self._files:
+        path = self._path(sha)
+        if path is None:
             raise DataError(f"no picture {sha} in the image store")
-        pixels = read_picture(self._files[sha])
+        pixels = read_picture(Path(path))
         if sha_of(pixels) != sha:
-            raise DataError(Fault("image file has changed since it was read", file=str(self._files[sha])))
+            raise DataError(Fault("image file has changed since it was read", file=path))
         return self._remember(sha, pixels)
 
     def save_png(self, sha: str, folder: str | Path) -> Path:
@@ -207,23 +351,14 @@ class ImageStore:
         target = Path(folder) / f"{sha}.png"
         if target.exists():
             return target
-        data = self._png.get(sha)
-        if data is None:
-            out = io.BytesIO()
-            Pil.fromarray(self.get(sha)).save(out, "PNG", compress_level=1)
-            data = out.getvalue()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{sha}.{os.getpid()}.tmp")
-        temporary.write_bytes(data)
-        os.replace(temporary, target)
-        return target
+        return _write(Path(folder), sha, self._png.get(sha) or _png(self.get(sha)))
 
     def forget(self, keep: Iterable[str]) -> None:
-        """Drop the drawn pictures that are not in `keep`. Files stay known: they cost a path, and come again."""
-        kept = set(keep)
+        """Drop the drawn pictures that are not in `keep`; files and pictures that came as bytes stay."""
+        kept = self._given.union(keep)
         for sha in [s for s in self._png if s not in kept]:
             del self._png[sha]
-            if sha not in self._files:
+            if self._path(sha) is None:
                 self._decoded.pop(sha, None)
 
     def _remember(self, sha: str, pixels: Pixels) -> Pixels:
@@ -233,3 +368,19 @@ class ImageStore:
         while len(self._decoded) > self._cache:
             self._decoded.popitem(last=False)
         return pixels
+
+
+def _png(pixels: Pixels) -> bytes:
+    """A picture as a PNG file, quickly rather than small."""
+    out = io.BytesIO()
+    Pil.fromarray(np.ascontiguousarray(pixels)).save(out, "PNG", compress_level=1)
+    return out.getvalue()
+
+
+def _write(folder: Path, sha: str, data: bytes) -> Path:
+    """<folder>/<sha>.png, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target, temporary = folder / f"{sha}.png", folder / f".{sha}.{os.getpid()}.tmp"
+    temporary.write_bytes(data)
+    os.replace(temporary, target)
+    return target

@@ -6,9 +6,10 @@ answer; worked solutions are for the base model (habits.py) and for supervised s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from lmm_r1.data.fingerprint import fingerprint, row_hash
 from lmm_r1.data.images import ImageStore
 from lmm_r1.data.items import Item, Maker, careful, draw
 from lmm_r1.data.synthetic_geometry import GEOMETRY_FAMILIES
@@ -63,6 +64,8 @@ class SyntheticSource:
         self._domain, self._images, self._split, self._seed = domain, images, split, seed
         self._families = tuple(families) or tuple(known)
         self._solutions = solutions
+        self.name = f"synthetic {domain}"
+        self._fingerprint = ""
 
     def __len__(self) -> int:
         raise TypeError("a synthetic source is endless")
@@ -71,6 +74,16 @@ class SyntheticSource:
     def size(self) -> int | None:
         """None: endless."""
         return None
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex sha256 of the first items of each family: another seed, another family or a changed generator shows."""
+        self._fingerprint = self._fingerprint or fingerprint(digest for _, digest in self.rows())
+        return self._fingerprint
+
+    def rows(self) -> Iterator[tuple[str, bytes]]:
+        """(id, hash) of the first two items of each family."""
+        return ((p.id, row_hash(p)) for p in map(self.at, range(2 * len(self._families))))
 
     def item(self, index: int) -> tuple[str, Item]:
         """(family, item) at an index; families take turns."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lmm_r1.data.drawing import INKS, Canvas
 from lmm_r1.data.items import Item, Maker, add, mul, number, pick, sub
+from lmm_r1.drawing import INKS, Canvas
 
 
 def _ink(rng: np.random.Generator) -> tuple[int, int, int]:

@@ -5,8 +5,8 @@ wrote the token, pictures included. The trunk is a model of its own that starts 
 policy's (`trunk` None), which saves a model's memory and lets the value loss train the policy's features.
 Axis legend: N = trained tokens, D = hidden width.
 Leaves out: the forward pass through the trunk (trainers/step.py), GAE and the value loss (algorithms/).
-Sources: PPO, arXiv 1707.06347; a separate trunk with a head without bias, drawn from N(0, 1 / (D + 1)), is what LMM-R1
-trains (arXiv 2503.07536, figure 2, and its released code).
+Sources: PPO, arXiv 1707.06347; a separate trunk with a head without bias, drawn with standard deviation 1 / (D + 1), is what
+LMM-R1 trains (arXiv 2503.07536, figure 2, and its released code).
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ ENDS = (
 HOW = (
     "A difference is a minus b, between runs that agree in every other axis and in the seed; n pairs give its mean and "
     "the 95 % interval mean ± t(n - 1) · s / √n (Student's t, s = standard deviation of the n differences, taken as "
-    "independent). It is undecided when the interval includes 0, and one interval in twenty misses by chance alone. "
-    "It is an average over the other axes: where they disagree, the interval is wide."
+    "independent). It is undecided when the interval includes 0 or has fewer than three pairs, and one interval in twenty "
+    "misses by chance alone. It is an average over the other axes: where they disagree, the interval is wide."
 )
 
 
@@ -177,7 +177,7 @@ def effects(rows: Sequence[Row], axes: Mapping[str, Sequence[str]], name: str = 
             mean, low, high = t_interval(pairs)
             found.append(
                 {"axis": axis, "a": a, "b": b, "measure": name, "mean": mean, "low": low, "high": high}
-                | {"n": len(pairs), "verdict": verdict(a, b, low, high)}
+                | {"n": len(pairs), "verdict": verdict(a, b, low, high) if len(pairs) > 2 else "undecided"}
             )
     return found
 
@@ -265,20 +265,23 @@ def _effects_table(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _table(cells: Sequence[Mapping[str, Any]], *columns: tuple[str, str, str, int]) -> Iterator[str]:
     """A row per cell; columns: (head, measure, "" or "+" or "%", digits), where 0 digits ask for n."""
     rows = [
-        [cell["cell"], *(_shown(cell["measures"].get(name), kind, digits) for _, name, kind, digits in columns)]
+        [cell["cell"], *(_shown(cell["measures"].get(name), kind, digits, runs) for _, name, kind, digits in columns)]
         for cell in cells
+        for runs in [sum("stopped" not in run for run in cell["runs"])]
     ]
     yield _aligned([["cell", *(head for head, *_ in columns)], *rows])
 
 
-def _shown(value: Mapping[str, Any] | None, kind: str, digits: int) -> str:
-    """mean [low, high]; the brackets only where there are several runs."""
+def _shown(value: Mapping[str, Any] | None, kind: str, digits: int, runs: int) -> str:
+    """mean [low, high]; the brackets only where there are several values, and how many where not every run has one."""
     if digits == 0:
         return str(value["n"] if value else 0)
     if value is None or not value["n"]:
         return "-"
     mean, low, high = (_number(value[key], kind, digits) for key in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]" if value["n"] > 1 else mean
+    shown = f"{mean} [{low}, {high}]" if value["n"] > 1 else mean
+    # Not every run has, say, a wrong reply at its end.
+    return shown if value["n"] == runs else f"{shown} (n = {value['n']})"
 
 
 def _number(value: float | None, kind: str, digits: int) -> str:

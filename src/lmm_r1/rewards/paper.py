@@ -1,6 +1,6 @@
 """`compat = "paper"`: the released LMM-R1 rules, their holes included, so that a run can be compared with the paper's.
 
-Source: arXiv 2503.07536, section 3.2, and what the released math_verifier.py and sokoban_verifier.py do. Never
+Source: arXiv 2503.07536, section 3.2, and what the released math_verifier.py does (sokoban_verifier.py: envs/sokoban.py). Never
 the default: this rule reads the whole reply, thoughts first; pays every reply when the gold cannot be read; and
 knows no words. The comparison itself is ours (the release calls math-verify 0.5.2), after the release's extraction.
 """
@@ -8,7 +8,6 @@ knows no words. The comparison itself is ours (the release calls math-verify 0.5
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
 
 from lmm_r1.rewards.answers import Opaque, read
 from lmm_r1.rewards.exact import TooBig
@@ -65,51 +64,3 @@ def paper_verdict(problem: Problem, reply: str) -> Verdict:
     if "\\text{" in answer and _is_words(answer):
         return Verdict(0.0, "unparsable_answer")
     return judge(gold.strip().strip("$"), answer)
-
-
-#: Shape of the released Sokoban reward.
-MAX_ACTIONS = 50
-ACTIONS = frozenset(("left", "right", "up", "down"))
-SOLVED_STEP = 3.0
-
-
-def repeats(actions: Sequence[str], most: int = 7) -> bool:
-    """Whether a run of 1 to 5 actions comes more than `most` times in a row."""
-    for size in range(1, 6):
-        for start in range(len(actions) - size):
-            gram, count = actions[start : start + size], 1
-            while actions[start + count * size : start + (count + 1) * size] == gram:
-                count += 1
-                if count > most:
-                    return True
-    return False
-
-
-def sokoban_reward(reply: str, play: Callable[[Sequence[str]], Sequence[float]]) -> dict[str, float]:
-    """The released Sokoban reward: {"reward", "task", "actions", "thinking_words"}.
-
-    play(actions) -> the game's reward of every step it took. Gate: one of each tag, and only the four directions
-    in the answer; else 0. Then max(0, best running sum over the first 50 steps, ending when a step pays more than
-    3) + 0.5 + a bonus for the number of actions + one for the words of the thoughts.
-    """
-    nothing = {"reward": 0.0, "task": 0.0, "actions": 0.0, "thinking_words": 0.0}
-    if any(reply.count(tag) != 1 for tag in ("<think>", "</think>", "<answer>", "</answer>")):
-        return nothing
-    inside = reply.partition("<answer>")[2].partition("</answer>")[0]
-    actions = [token.strip().lower() for token in inside.split(",")]
-    if not all(action in ACTIONS for action in actions):
-        return nothing
-    best = total = 0.0
-    for paid in play(actions[:MAX_ACTIONS]):
-        total += paid
-        best = max(best, total)
-        if paid > SOLVED_STEP:
-            break
-    n = len(actions)
-    length = 0.05 * n if n < 20 else 1.0 - 0.2 * ((n - 20) / 30) ** 2
-    if repeats(actions):
-        length = min(0.0, length - 0.2)
-    thoughts = reply.partition("<think>")[2].partition("</think>")[0]
-    counted = sum(len(word) > 1 for word in thoughts.split(" "))
-    reward = best + 0.5 + length + min(0.2, 0.001 * counted)
-    return {"reward": reward, "task": best, "actions": float(n), "thinking_words": float(counted)}

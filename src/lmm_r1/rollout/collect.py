@@ -131,8 +131,8 @@ def fitting(
 
 
 def shuffled(groups: Sequence[Group], seed: int) -> list[Group]:
-    """The same groups with all scores of the step dealt to the replies at random."""
-    scores: list[Score] = [s for group in groups for s in group.scores]
+    """The same groups with all scores of the step dealt to the replies at random, each as one for the whole episode."""
+    scores: list[Score] = [replace(s, per_turn=()) for group in groups for s in group.scores]
     order = np.random.default_rng(seed).permutation(len(scores))
     dealt = iter(scores[k] for k in order)
     return [replace(group, scores=tuple(next(dealt) for _ in group.scores)) for group in groups]

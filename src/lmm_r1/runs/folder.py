@@ -1,7 +1,7 @@
 """The run folder: the only contract between training and everything that comes after it.
 
     runs/<name>/recipe.toml provenance.json results.json report.html lock
-    runs/<name>/<stage>/metrics.jsonl rollouts/ images/ evaluations/ checkpoints/ model/
+    runs/<name>/<stage>/metrics.jsonl data/ rollouts/ images/ evaluations/ checkpoints/ model/
 
 One process at a time may write into it: `lock` is an flock, which the kernel frees when its holder dies,
 so that a killed run never has to be unlocked by hand. The text in the file only serves the message.
@@ -28,7 +28,7 @@ from lmm_r1.errors import Fault, FolderInUseError, RecipeError
 from lmm_r1.runs.jsonl import write_json, write_text
 
 #: Fields that may change between two sessions of one run: they alter no weight and no number.
-FREE_FIELDS = ("description", "compare", "save.keep", "save.rollout_groups")
+FREE_FIELDS = ("description", "compare", "save.keep", "save.rollout_groups", "guards")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,11 @@ class StageFolder:
     def checkpoints(self) -> Path:
         """Folder of step_000012 checkpoints."""
         return self.path / "checkpoints"
+
+    @property
+    def data(self) -> Path:
+        """Folder of <fingerprint>.rows files: what the rows of the stage's data were; absent until the stage begins."""
+        return self.path / "data"
 
     @property
     def model(self) -> Path:

@@ -30,6 +30,8 @@ from lmm_r1.trainers.step import forward_logprobs, predicting_states, read_logpr
 from lmm_r1.trainers.tally import Tally
 from lmm_r1.types import Anchors, Float32, Image, Int32, Problem, Rollout, Sample
 
+#: Weight of a shared trunk's value loss where a recipe names none.
+SHARED_COEF = 0.1
 #: Numbers that must be finite before anything moves.
 _GUARDED = ("loss", "ratio_max", "entropy", "critic/loss")
 
@@ -51,8 +53,8 @@ class LocalTrainer:
     ) -> None:
         """`total_updates`: optimiser steps of the whole stage, for the learning-rate schedule.
 
-        A model with adapters trains these alone, and is its own reference without them. ValueError for an unknown part
-        in `update.freeze`, or when nothing is left to train.
+        A model with adapters trains these alone, and is its own reference without them. ValueError when nothing is left
+        to train.
         """
         self.model = model.to(device)  # type: ignore[arg-type]  # transformers mistypes Module.to
         self.critic = None if critic is None else critic.to(device)
@@ -61,17 +63,14 @@ class LocalTrainer:
         self._critic_config = critic_config or CriticConfig()
         self._device = torch.device(device)
         self._checkpointing = any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
-        config: Any = model.config
-        self._media = Media(config.image_token_id, config.vision_config.spatial_merge_size**2)
+        self._media = media_of(model)
         self._reference: Qwen2_5_VLForConditionalGeneration | None = None
         self._reference_at = 0  # optimiser steps after which the reference was the policy; 0 = the stage's start
         self.set_reference(reference_model)
-        unknown = set(update.freeze) - {"vision", "merger", "language"}
-        if unknown:
-            raise ValueError(f"update.freeze names no part: {', '.join(sorted(unknown))} (vision, merger, language)")
-        self._policy = Optimiser(_trained(self.model, update.freeze), update)
-        if not self._policy.names:
+        trained = _trained(self.model, update.freeze)
+        if not trained:
             raise ValueError("update.freeze leaves nothing to train")
+        self._policy = Optimiser(trained, update)
         self._value = None if self.critic is None else Optimiser(_trained(self.critic, update.freeze), update)
 
     def set_reference(self, model: Qwen2_5_VLForConditionalGeneration | None) -> None:
@@ -172,15 +171,7 @@ class LocalTrainer:
 
     def score(self, token_ids: Int32, images: Sequence[Image]) -> Float32:
         """Log-prob of every token of a stream, float32[T]; 0 for the first one and for media tokens."""
-        trainable = ~np.isin(token_ids, self._adapter.banned_ids)
-        trainable[0] = False
-        zeros = np.zeros(len(token_ids), dtype=np.float32)
-        problem = Problem(id="score", messages=(), answer="")
-        rollout = Rollout(problem, 0, 0, 0, token_ids.copy(), trainable, zeros, tuple(images), (), "eos", ())
-        out = [np.zeros(len(token_ids), dtype=np.float32)]
-        for batch in self._collate([rollout]):
-            batch.spread(self._frozen(self.model, batch), out)
-        return out[0]
+        return score_stream(self.model, self._adapter, token_ids, images, self._temperature, self._device)
 
     def weights(self) -> Iterable[tuple[str, Tensor]]:
         """Trained weights by Hugging Face name (those of `named_parameters`), tied ones once; adapters merged."""
@@ -215,7 +206,8 @@ class LocalTrainer:
         _put_back(self.model, state["model"], "model")
         self._policy.restore(state["model"], slots)
         if ("critic" in state) != (self.critic is not None):
-            raise CheckpointError(f"the checkpoint has {'a' if 'critic' in state else 'no'} critic, and this stage not")
+            here, there = ("a critic", "none") if "critic" in state else ("no critic", "one")
+            raise CheckpointError(f"the checkpoint has {here}, and this stage has {there}")
         if self.critic is not None and self._value is not None:
             _put_back(self.critic, state["critic"], "critic")
             own = {name.removeprefix("critic:"): s for name, s in slots.items() if name.startswith("critic:")}
@@ -275,7 +267,9 @@ class LocalTrainer:
         if self.critic is not None and self.critic.trunk is None:
             values = self.critic.values(states)
             weight = batch.select(value_weights)
-            loss = loss + self._critic_config.coef * self._value_loss(values, weight, batch, samples, algorithm, tally)
+            loss = loss + (self._critic_config.coef or SHARED_COEF) * self._value_loss(
+                values, weight, batch, samples, algorithm, tally
+            )
         if loss.requires_grad:
             loss.backward()
         if self.critic is not None and self.critic.trunk is not None:  # after it: one graph is held at a time
@@ -363,9 +357,9 @@ class LocalTrainer:
 
     def _step(self, lr: float) -> dict[str, float]:
         """Check every gradient, then step; the gradients' norms before clipping."""
-        norms = {"grad_norm": self._policy.gather()}
+        norms = {"grad_norm": self._policy.norm()}
         if self._value is not None:
-            norms["critic/grad_norm"] = self._value.gather()
+            norms["critic/grad_norm"] = self._value.norm()
         for name, norm in norms.items():
             if not bool(torch.isfinite(norm)):
                 raise NumericError(f"{self._here}: the {name} is {float(norm)}; the weights are unchanged")
@@ -376,14 +370,39 @@ class LocalTrainer:
         return {name: float(norm) for name, norm in norms.items()}
 
 
+def score_stream(
+    model: Qwen2_5_VLForConditionalGeneration,
+    adapter: ModelAdapter,
+    token_ids: Int32,
+    images: Sequence[Image],
+    temperature: float = 1.0,
+    device: torch.device | str = "cpu",
+) -> Float32:
+    """Log-prob of every token of a stream under a model, float32[T]; 0 for the first one and for media tokens."""
+    trainable = ~np.isin(token_ids, adapter.banned_ids)
+    trainable[0] = False
+    zeros = np.zeros(len(token_ids), dtype=np.float32)
+    problem = Problem(id="score", messages=(), answer="")
+    rollout = Rollout(problem, 0, 0, 0, token_ids.copy(), trainable, zeros, tuple(images), (), "eos", ())
+    out = [np.zeros(len(token_ids), dtype=np.float32)]
+    for batch in collate([rollout], adapter, media_of(model), len(token_ids), device):
+        with torch.no_grad():
+            batch.spread(forward_logprobs(model, batch, temperature, adapter.banned_ids)[0], out)
+    return out[0]
+
+
+def media_of(model: Qwen2_5_VLForConditionalGeneration) -> Media:
+    """What collate must know of a model."""
+    config: Any = model.config
+    return Media(config.image_token_id, config.vision_config.spatial_merge_size**2)
+
+
 def _trained(network: nn.Module, freeze: Sequence[str]) -> dict[str, nn.Parameter]:
     """The parameters to train: those of the parts that are not frozen, or, with adapters, the adapters among them."""
     adapted = has_adapters(network)
     for name, parameter in network.named_parameters():
-        head = name.startswith("value_head.")
-        parameter.requires_grad_(
-            head or (part_of(name) not in freeze and (parameter.requires_grad or not adapted))
-        )  # fmt: skip
+        part = part_of(name)
+        parameter.requires_grad_(part == "head" or (part not in freeze and (parameter.requires_grad or not adapted)))
     return {n: p for n, p in network.named_parameters() if p.requires_grad}
 
 

@@ -32,22 +32,23 @@ class Optimiser:
             lr=update.lr, betas=update.betas, weight_decay=update.weight_decay, fused=True,
         )  # fmt: skip
 
-    @property
-    def names(self) -> list[str]:
-        """Of the parameters it steps."""
-        return list(self._parameters)
-
-    def gather(self) -> Tensor:
-        """Take the gradients over from the parameters; their norm before clipping, a scalar (0 without any)."""
-        for name, parameter in self._parameters.items():
-            master = self._masters[name]
-            if master is not parameter:
-                master.grad = None if parameter.grad is None else parameter.grad.to(master.dtype)
-        grads = [m.grad for m in self._masters.values() if m.grad is not None]
-        return nn.utils.get_total_norm(grads) if grads else torch.zeros(())
+    def norm(self) -> Tensor:
+        """The norm of all gradients before clipping, a float32 scalar at least (0 without any)."""
+        grads = [p.grad for p in self._parameters.values() if p.grad is not None]
+        if not grads:
+            return torch.zeros(())
+        if all(g.dtype in (torch.float32, torch.float64) for g in grads):
+            return nn.utils.get_total_norm(grads)
+        wide = [torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)) for g in grads]
+        return torch.linalg.vector_norm(torch.stack(wide))
 
     def apply(self, norm: Tensor, lr: float) -> None:
-        """Clip by the norm that `gather` gave, step at `lr` times each part's scale, and drop the gradients."""
+        """Clip by `norm`, step at `lr` times each part's scale, and drop the gradients."""
+        for name, parameter in self._parameters.items():
+            master = self._masters[name]
+            if master is not parameter and parameter.grad is not None:
+                # One copy of a gradient at a time: all of them in both dtypes would be half a model more.
+                master.grad, parameter.grad = parameter.grad.to(master.dtype), None
         masters = list(self._masters.values())
         nn.utils.clip_grads_with_norm_(masters, self._max_norm, norm)
         for group in self._adamw.param_groups:
@@ -89,7 +90,9 @@ class Optimiser:
 
 
 def part_of(name: str) -> str:
-    """The freezable part that a parameter belongs to: "vision", "merger" or "language"."""
+    """The freezable part that a parameter belongs to: "vision", "merger" or "language"; or "head", of a critic."""
+    if name.startswith("value_head."):
+        return "head"
     if ".visual." in f".{name}":
         return "merger" if ".visual.merger." in f".{name}" else "vision"
     return "language"

@@ -2,7 +2,7 @@
 
 The vision tower of Qwen2.5-VL merges 2 x 2 patches of 14 pixels into one token, so one cell is one
 token; a micro model learns to read such pictures in minutes and did not learn free placement.
-Coordinates are (column, row) in cells; floats are positions, integers name cells.
+Coordinates are (column, row) in cells; floats are positions, integers name cells. Synthetic problems and games draw on it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
-from lmm_r1.data.items import Picture
-
+#: uint8[H, W, 3], RGB.
+Picture = NDArray[np.uint8]
 CELL = 28
 
 COLOURS: dict[str, tuple[int, int, int]] = {

@@ -1,0 +1,240 @@
+"""Fields of an untrusted row: text, gold answer, options, pictures and conversations, each checked before it is used.
+
+Whatever is wrong is a DataError whose fault names the field; `sources.problems_in` adds file and row.
+Markers: `<image>` stands for the next picture, `<image2>` for the second one. A text with markers holds as many as
+there are pictures, or the row is refused: a picture in another's place is worse than none. Media tokens spelled in a
+text ("<|image_pad|>") are data and stay: models/qwen_vl.py encodes text so that none becomes a placeholder.
+Left out: which field means what (published.py, sources.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, get_args
+
+from lmm_r1.data.rows import Row, unwritable
+from lmm_r1.errors import DataError, Fault
+from lmm_r1.types import Image, Message, Problem, Role, Text
+
+#: Takes a picture into the store: its path, relative to where the pictures lie, or the bytes of its file.
+Put = Callable[[str | bytes], Image]
+#: (row, its number, put) -> Problem; raises DataError, and nothing else whatever the row.
+Reader = Callable[[Row, int, Put], Problem]
+
+_MARKER = re.compile(r"<image(\d{0,3})>")
+_LABEL = re.compile(r"\s*(?:\(([A-Z])\)|([A-Z])[.:)])\s*(.*)")
+_LONGEST_BOXED = 2_000  # characters; a longer answer is no answer of a rule, whatever it is wrapped in
+
+
+def fault(field: str, message: str) -> DataError:
+    """A fault of one field."""
+    return DataError(Fault(message, field=field))
+
+
+def string(row: Row, name: str, default: str | None = None) -> str:
+    """A field that holds text."""
+    value = row.get(name)
+    value = default if value is None else value
+    if not isinstance(value, str):
+        raise fault(name, "is missing" if value is None else f"must be text, not {type(value).__name__}")
+    return value
+
+
+def filled(row: Row, name: str) -> str:
+    """A field that holds text other than spaces, without those around it."""
+    value = string(row, name).strip()
+    if not value:
+        raise fault(name, "is empty")
+    return value
+
+
+def answer(row: Row, name: str = "answer") -> str:
+    """The gold answer as text; a bare JSON number is one too."""
+    value = row.get(name)
+    if isinstance(value, float) and math.isfinite(value):
+        value = str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        value = str(value) if abs(value) < 10**100 else None
+    if not isinstance(value, str):
+        raise fault(name, "is missing" if value is None else f"must be text, not {type(value).__name__}")
+    if not value.strip():
+        raise fault(name, "is empty")
+    return value.strip()
+
+
+def unboxed(text: str, field: str = "answer") -> str:
+    """An answer without the $...$ and \\boxed{...} around it."""
+    text = text.strip()
+    while len(text) <= _LONGEST_BOXED:
+        inner = _inside(text)
+        if inner is None:
+            break
+        text = inner.strip()
+    if not text:
+        raise fault(field, "is empty")
+    return text
+
+
+def _inside(text: str) -> str | None:
+    for mark in ("$$", "$"):
+        if text.startswith(mark) and text.endswith(mark) and text.count("$") == 2 * len(mark):
+            return text[len(mark) : -len(mark)]
+    opening = re.match(r"\\boxed\s?\{", text)
+    if not opening or not text.endswith("}"):
+        return None
+    depth = 1
+    for brace in re.finditer(r"\\.|[{}]", text[opening.end() :]):
+        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
+        if depth == 0:
+            whole = opening.end() + brace.end() == len(text)
+            return text[opening.end() : -1] if whole else None
+    return None
+
+
+def choices(row: Row, name: str = "choices") -> tuple[str, ...] | None:
+    """Option texts: null, a list, or a list written as JSON, as a CSV cell holds one."""
+    value = row.get(name)
+    if isinstance(value, str) and value.strip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise fault(name, "must be null or a list of texts") from None
+    if value is None:
+        return None
+    if not isinstance(value, list) or not value or not all(isinstance(c, str) for c in value):
+        raise fault(name, "must be null or a list of texts")
+    if bad := unwritable(value, name):
+        raise fault(*bad)
+    if len(value) > 26:
+        raise fault(name, f"holds {len(value)} options; at most 26 have letters")
+    return tuple(value)
+
+
+def with_options(question: str, options: Iterable[str]) -> str:
+    """A question and its options, a line each: "A. text"."""
+    return question + "".join(f"\n{chr(65 + n)}. {text}" for n, text in enumerate(options))
+
+
+def options_in(question: str) -> tuple[str, ...] | None:
+    """The options that a question ends with, a line each, labelled A, B, ... in order; None when there are none."""
+    labels: list[str] = []
+    found: list[str] = []
+    for line in reversed(question.rstrip().rsplit("\n", 26)[-26:]):
+        label = _LABEL.fullmatch(line)
+        if not label or not label[3].strip():
+            return None
+        labels.insert(0, label[1] or label[2])
+        found.insert(0, label[3].strip())
+        if labels[0] == "A":
+            in_order = len(found) > 1 and labels == [chr(65 + n) for n in range(len(found))]
+            return tuple(found) if in_order else None
+    return None
+
+
+def kept(row: Row, *names: str) -> dict[str, Any]:
+    """Fields worth keeping in a problem's meta: those that are there and hold text, a number or a truth."""
+    found = {name: row[name] for name in names if isinstance(row.get(name), str | int | float)}
+    return {n: v for n, v in found.items() if v != "" and not (isinstance(v, float) and not math.isfinite(v))}
+
+
+def place(text: str, pictures: Sequence[Image], field: str) -> tuple[Text | Image, ...]:
+    """Text with its pictures at their markers; without a marker one picture comes first. DataError when they differ."""
+    pieces = _MARKER.split(text)
+    texts, numbers = pieces[::2], pieces[1::2]
+    if not numbers and len(pictures) == 1:
+        texts, numbers = ["", text], [""]
+    if len(numbers) != len(pictures):
+        raise fault(field, f"holds {len(numbers)} <image> markers for {len(pictures)} pictures")
+    order = list(range(len(numbers)))
+    if any(numbers):
+        order = [int(n) - 1 if n else -1 for n in numbers]
+        if sorted(order) != list(range(len(pictures))):
+            raise fault(field, f"its <image> markers do not name each of {len(pictures)} pictures once")
+    content: list[Text | Image] = []
+    for n, piece in enumerate(texts):
+        if n:
+            content.append(pictures[order[n - 1]])
+        if piece.strip():
+            content.append(Text(piece.strip()))
+    return tuple(content)
+
+
+def pictures(row: Row, name: str, put: Put) -> list[Image]:
+    """The pictures of a field: null, one or a list of paths, bytes, or {"bytes": ..., "path": ...} as the hub stores."""
+    value = row.get(name)
+    items = [] if value is None else value if isinstance(value, list) else [value]
+    return [put_one(_picture(item, name), put, name) for item in items]
+
+
+def _picture(item: object, name: str) -> str | bytes:
+    if isinstance(item, dict):
+        data, path = item.get("bytes"), item.get("path")
+        item = data if isinstance(data, bytes) else path
+    if not isinstance(item, str | bytes) or not item:
+        raise fault(name, "must be null, a path or a list of paths, or of the bytes of pictures")
+    return item
+
+
+def put_one(item: str | bytes, put: Put, field: str) -> Image:
+    """A picture into the store; the fault of a bad one names the field and the path."""
+    try:
+        return put(item)
+    except DataError as error:
+        first = error.faults[0]
+        shown = f"{item[:200]}: " if isinstance(item, str) else ""
+        raise DataError(Fault(shown + first.message, field=field, remedy=first.remedy)) from None
+
+
+def conversation(
+    value: object, put: Put, field: str = "messages", path_of: Callable[[str], str] = str
+) -> tuple[Message, ...]:
+    """OpenAI-style messages. Parts of a content: {"type": "text", "text"}, {"type": "image", "image": path} and
+    {"type": "image_url", "image_url": path or {"url": path}}.
+
+    path_of: how a path is written in this data set.
+    """
+    if not isinstance(value, list) or not value:
+        raise fault(field, "must be a list of at least one message")
+    messages = tuple(_message(item, f"{field}[{n}]", put, path_of) for n, item in enumerate(value))
+    if messages[-1].role != "user":
+        raise fault(field, f"must end with the user's message, not the {messages[-1].role}'s")
+    if any(message.role == "system" for message in messages[1:]):
+        raise fault(field, "may hold a system message only at the beginning")
+    return messages
+
+
+def _message(item: Any, field: str, put: Put, path_of: Callable[[str], str]) -> Message:
+    role = item.get("role") if isinstance(item, dict) else None
+    if not isinstance(role, str) or role not in get_args(Role):
+        raise fault(f"{field}.role", f"must be one of {', '.join(get_args(Role))}")
+    parts = item.get("content")
+    if isinstance(parts, str):
+        parts = [{"type": "text", "text": parts}]
+    if not isinstance(parts, list) or not parts:
+        raise fault(f"{field}.content", "must be a text or a list of at least one part")
+    content: list[Text | Image] = []
+    for n, part in enumerate(parts):
+        kind, said = _part(part, f"{field}.content[{n}]")
+        content.append(Text(said) if kind == "text" else put_one(path_of(said), put, f"{field}.content[{n}]"))
+    return Message(item["role"], _marked(content, f"{field}.content"))
+
+
+def _part(part: Any, field: str) -> tuple[str, str]:
+    kind = part.get("type") if isinstance(part, dict) else None
+    value = part.get(kind) if kind in ("text", "image", "image_url") else None
+    if kind == "image_url" and isinstance(value, dict):
+        value = value.get("url")
+    if not isinstance(value, str):
+        raise fault(field, 'must be {"type": "text", "text": ...} or {"type": "image", "image": path}')
+    return str(kind), value
+
+
+def _marked(content: list[Text | Image], field: str) -> tuple[Text | Image, ...]:
+    """Content with literal <image> markers: as many as pictures, which then stand at their markers."""
+    texts = [p.text for p in content if isinstance(p, Text)]
+    if not any(_MARKER.search(text) for text in texts):
+        return tuple(content)
+    return place("\n".join(texts), [p for p in content if isinstance(p, Image)], field)

@@ -1,0 +1,320 @@
+"""A data file -> its rows, one at a time: JSON lines, one JSON array, CSV, and parquet or arrow by way of columnar.py.
+
+A file is untrusted and may be larger than memory: what cannot be read becomes a Fault with its row number (and field)
+in the place of the row, and the rows behind it are read. A byte order mark and CRLF change nothing and pass; NUL
+characters, bytes that are not UTF-8 and half surrogate pairs are faults, since what is written from them cannot be read.
+The kind of a file is told by its first bytes, CSV by its name. A pattern ("train-*.parquet") is several files in the
+order of their names, with row numbers that go on.
+
+Left out: what a row means (sources.py, published.py), data sets on the hub (hub.py), compressed files.
+Formats: JSON, RFC 8259; JSON lines, https://jsonlines.org; CSV, RFC 4180.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lmm_r1.data import columnar
+from lmm_r1.errors import DataError, Fault
+
+Row = Mapping[str, Any]
+#: A row's number, from 1, and the row or what is wrong with it.
+Rows = Iterator[tuple[int, "Row | Fault"]]
+
+#: In bytes of a line, and characters of an array's element. Rows with text, or with paths of pictures, are far below.
+MAX_LINE = 8 * 1024 * 1024
+_CHUNK = 256 * 1024
+_SPACE = re.compile(r"[ \t\r\n]*")
+_NEXT_OBJECT = re.compile(r",[ \t\r\n]*(?=\{)")
+_TRIES = 1000  # places behind a broken element where the next row might begin
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"(\xb5/\xfd": "zstandard",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """Rows and where they come from: the name that faults show, the hub's commit (empty for a file), and the folder
+    that paths of pictures are relative to (None: there is none)."""
+
+    name: str
+    rows: Rows
+    revision: str = ""
+    root: Path | None = None
+
+
+def open_file(path: str | Path) -> Input:
+    """The rows of a local file. Nothing is opened before the first row is asked for."""
+    file = Path(path)
+    return Input(str(file), rows(file), root=file.parent)
+
+
+def rows(path: Path) -> Rows:
+    """(row number from 1, row or the fault that stands in its place).
+
+    The number is the line of JSON lines, the position in an array or a table, the record of a CSV file without its
+    header. Raises DataError when the file cannot be opened, is compressed, or needs a library that is not installed.
+    """
+    several = "*" in path.name and not path.exists()
+    files = sorted(path.parent.glob(path.name)) if several else [path]
+    if not files:
+        raise DataError(Fault("no file has a name like this", file=str(path)))
+    before = number = 0
+    for file in files:
+        for number, row in _file_rows(file):
+            if isinstance(row, Fault):
+                yield before + number, replace(row, file=str(path), row=before + number)
+                continue
+            try:
+                bad = unwritable(row)
+            except RecursionError:
+                bad = "", "is nested too deeply"
+            yield before + number, _fault(bad[1], path, before + number, bad[0]) if bad else row
+        before, number = before + number, 0
+
+
+def unwritable(value: object, name: str = "") -> tuple[str, str] | None:
+    """(field, reason) of the first text that holds a NUL or cannot be written as UTF-8, or None."""
+    if isinstance(value, str):
+        if "\0" in value:
+            return name, "holds a NUL character"
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                return name, "holds bytes that are not UTF-8, or half a surrogate pair"
+        return None
+    if isinstance(value, Mapping):
+        inside = ((f"{name}.{key}" if name else str(key), item) for key, item in value.items())
+        wrong_key = next((found for key in value if (found := unwritable(key, name))), None)
+        return wrong_key or next((found for key, item in inside if (found := unwritable(item, key))), None)
+    if isinstance(value, list):
+        return next((found for n, item in enumerate(value) if (found := unwritable(item, f"{name}[{n}]"))), None)
+    return None
+
+
+def _file_rows(path: Path) -> Rows:
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+            file.seek(0)
+            if (kind := columnar.kind_of(head)) is not None:
+                yield from columnar.rows(path, kind)
+                return
+            packed = next((name for magic, name in _COMPRESSED.items() if head.startswith(magic)), "")
+            if packed:
+                raise DataError(Fault(f"is compressed ({packed})", file=str(path), remedy="unpack it first"))
+            if path.suffix.lower() in (".csv", ".tsv"):
+                yield from _csv_rows(file, path)
+            elif head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
+                yield from _Array(file, path).rows()
+            else:
+                yield from _lines(file, path)
+    except OSError as error:
+        raise DataError(Fault(f"cannot be read: {error.strerror or error}", file=str(path))) from None
+
+
+def _fault(message: str, path: Path, number: int, field: str = "") -> Fault:
+    return Fault(" ".join(message.split()), str(path), number, field)
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return value
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
+
+
+# ---- JSON lines
+
+
+def _lines(file: io.BufferedReader, path: Path) -> Rows:
+    number = 0
+    while line := file.readline(MAX_LINE + 1):
+        number += 1
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        length = len(line)
+        if length > MAX_LINE:
+            while not line.endswith(b"\n") and (line := file.readline(_CHUNK)):
+                length += len(line)
+            yield number, _fault(f"a line of {length} bytes is too long (limit: {MAX_LINE})", path, number)
+        elif line.strip():
+            yield number, _row(line, path, number)
+
+
+def _row(line: bytes, path: Path, number: int) -> Row | Fault:
+    try:
+        # Bytes that are not UTF-8 become half surrogate pairs, which `rows` finds: so the fault can name their field.
+        row = _JSON.decode(line.decode(errors="surrogateescape").strip())
+    except (ValueError, RecursionError) as error:
+        return _fault(f"is not JSON: {error}", path, number)
+    return row if isinstance(row, dict) else _fault("is not an object", path, number)
+
+
+# ---- one JSON array
+
+
+class _Array:
+    """The elements of a JSON array, read through a window of a few megabytes."""
+
+    def __init__(self, file: io.BufferedReader, path: Path) -> None:
+        self._file, self._path = file, path
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")(errors="surrogateescape").decode
+        self._text, self._at, self._more = "", 0, True
+        self._keys: frozenset[str] = frozenset()  # of the first good row: what a row looks like
+
+    def rows(self) -> Rows:
+        """Element by element; a broken one is a fault, and so is what stands between or behind them."""
+        self._next()
+        self._at += 1  # the bracket
+        number, behind = 0, self._next()
+        while behind != "]" or number:
+            number += 1
+            if (here := self._next()) in ("", "]"):
+                yield (
+                    number,
+                    self._wrong("ends after a comma" if here else "is not JSON: the array is not closed", number),
+                )
+                break
+            value = self._value()
+            if isinstance(value, str):
+                again = self._found_next()
+                rest = "" if again else "; no row can be found behind it, the rest of the file is not read"
+                yield number, self._wrong(value + rest, number)
+                if not again:
+                    return
+                continue
+            yield number, value[0] if isinstance(value[0], dict) else self._wrong("is not an object", number)
+            if isinstance(value[0], dict):
+                self._keys = self._keys or frozenset(value[0])
+            behind = self._next()
+            if behind == "]":
+                break
+            if behind == ",":
+                self._at += 1
+                continue
+            number += 1
+            what = f"a comma is missing in front of {behind!r}" if behind else "the array is not closed"
+            yield number, self._wrong(f"is not JSON: {what}", number)
+            if not behind or (behind != "{" and not self._found_next()):
+                return
+        self._at += 1
+        if self._next():
+            yield number + 1, self._wrong("something stands behind the array", number + 1)
+
+    def _wrong(self, message: str, number: int) -> Fault:
+        return _fault(message, self._path, number)
+
+    def _fill(self) -> bool:
+        """Another chunk into the window; False at the end of the file."""
+        chunk = self._file.read(_CHUNK)
+        self._more = bool(chunk)
+        self._text = self._text[self._at :] + self._decode(chunk, not chunk)
+        self._at = 0
+        return self._more
+
+    def _next(self) -> str:
+        """The next character that is no space, which stays in the window; empty at the end."""
+        while True:
+            found = _SPACE.match(self._text, self._at)
+            self._at = found.end() if found else self._at
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._fill():
+                return ""
+
+    def _value(self) -> tuple[Any] | str:
+        """The value that begins here, or what is wrong with it; the window stands behind it, or at its start."""
+        wanted = _CHUNK
+        while True:
+            try:
+                value, end = _JSON.raw_decode(self._text, self._at)
+                if end - self._at > MAX_LINE:
+                    self._at = end
+                    return f"a row of more than {MAX_LINE} characters is too long"
+                # A number at the very end of the window may go on.
+                if end < len(self._text) or not self._more:
+                    self._at = end
+                    return (value,)
+                error: Exception = ValueError("ends too early")
+            except (ValueError, RecursionError) as caught:
+                error = caught
+            room = len(self._text) - self._at
+            if room > MAX_LINE or not self._more:
+                return f"is not JSON: {error}"
+            while self._more and len(self._text) - self._at < room + wanted:
+                self._fill()
+            wanted *= 2  # or a long row would be tried again for every chunk
+
+    def _found_next(self) -> bool:
+        """Whether the window was moved to the next row behind a broken one."""
+        while len(self._text) - self._at <= MAX_LINE and self._fill():
+            pass
+        for comma in itertools.islice(_NEXT_OBJECT.finditer(self._text, self._at), _TRIES):
+            try:
+                value, end = _JSON.raw_decode(self._text, comma.end())
+            except (ValueError, RecursionError):
+                continue
+            behind = _SPACE.match(self._text, end)
+            follows = self._text[behind.end() : behind.end() + 1] if behind else ""
+            # An object inside of the broken row has other keys than a row.
+            if follows in (",", "]", "") and isinstance(value, dict) and (not self._keys or self._keys & value.keys()):
+                self._at = comma.end()
+                return True
+        return False
+
+
+# ---- CSV
+
+
+def _csv_rows(file: io.BufferedReader, path: Path) -> Rows:
+    """Records of a CSV file with a header; an empty cell is None, every other one text."""
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    lines = iter(lambda: text.readline(MAX_LINE), "")
+    reader = csv.reader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    try:
+        header = next(reader, None)
+    except csv.Error as error:
+        raise DataError(Fault(f"the header cannot be read: {error}", file=str(path))) from None
+    if header is None:
+        return
+    if len(set(header)) < len(header) or not all(name.strip() for name in header):
+        raise DataError(Fault(f"needs a header of different names, not {', '.join(header)[:200]!r}", file=str(path)))
+    number = 0
+    while True:
+        number += 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            yield number, _fault(f"is not CSV: {error}", path, number)
+            continue
+        if cells is None:
+            return
+        if not cells:
+            number -= 1
+        elif len(cells) != len(header):
+            yield number, _fault(f"holds {len(cells)} columns, the header {len(header)}", path, number)
+        else:
+            yield number, {name: cell or None for name, cell in zip(header, cells, strict=True)}
