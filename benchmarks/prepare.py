@@ -24,9 +24,9 @@ from pathlib import Path
 
 from image_store import make
 
-from lmm_r1.data.against import hashes_of, read_evaluation
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.prepare import Options, prepare
+from lmm_r1.data.preparing.against import hashes_of, read_evaluation
+from lmm_r1.data.preparing.prepare import Options, prepare
 from lmm_r1.errors import DataError
 from lmm_r1.reports.dropped import render
 from lmm_r1.rewards import VERIFIERS

@@ -10,7 +10,7 @@ import pytest
 
 from lmm_r1.chain import run_recipe
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.prepare import prepare
+from lmm_r1.data.preparing.prepare import prepare
 from lmm_r1.recipes import load_recipe
 from lmm_r1.rewards import VERIFIERS
 

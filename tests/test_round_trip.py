@@ -23,7 +23,7 @@ from lmm_r1.build import base_folder
 from lmm_r1.chain import run_recipe
 from lmm_r1.cli import run as command
 from lmm_r1.data.images import ImageStore, sha_of
-from lmm_r1.data.prepare import prepare
+from lmm_r1.data.preparing.prepare import prepare
 from lmm_r1.errors import CheckpointError
 from lmm_r1.models.adapters import make_adapter
 from lmm_r1.recipes import load_recipe

@@ -1,8 +1,8 @@
 """`lmm-r1 build-base`: makes the shipped micro base model by supervision, from nothing but a seed.
 
-Phases on the lessons of data/habits.py: sums in words and reading glyphs, then the skill on everything, in
+Phases on the lessons of data/synthetic/habits.py: sums in words and reading glyphs, then the skill on everything, in
 several cycles; then the mixture of habits that hides it. Each cycle has fresh optimisers. No evaluation item is ever trained on
-(data/items.py). The script writes the model folder, `training.jsonl` with its curves, and `recipe.json` with
+(data/synthetic/items.py). The script writes the model folder, `training.jsonl` with its curves, and `recipe.json` with
 everything that fixes the result.
 
 Axis legend: R rows of a batch, L row length, P patches of all pictures of a batch.
@@ -24,10 +24,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
 from lmm_r1.config import Model
-from lmm_r1.data import habits
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.items import Picture
-from lmm_r1.data.synthetic import to_problem
+from lmm_r1.data.synthetic import habits
+from lmm_r1.data.synthetic.items import Picture
+from lmm_r1.data.synthetic.problems import to_problem
 from lmm_r1.models.load import load_model, load_tokenizer
 from lmm_r1.models.micro import micro_config, micro_tokenizer, save_micro
 from lmm_r1.models.qwen_vl import QwenVLAdapter

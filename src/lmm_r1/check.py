@@ -19,9 +19,9 @@ from typing import Any
 from lmm_r1.config import Data, Model, Recipe, Reward, Stage
 from lmm_r1.data.curriculum import graded
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.sources import read_problems, rows
+from lmm_r1.data.raw.sources import read_problems, rows
 from lmm_r1.data.stream import First, ListSource, Source, with_system
-from lmm_r1.data.synthetic import SyntheticSource
+from lmm_r1.data.synthetic.problems import SyntheticSource
 from lmm_r1.errors import CheckpointError, DataError, EngineError, Fault, RecipeError
 from lmm_r1.recipes import data_path, load_recipe, system_prompt
 from lmm_r1.rewards import VERIFIERS

@@ -21,14 +21,14 @@ import typer
 from lmm_r1 import __version__
 from lmm_r1.check import check as check_recipe
 from lmm_r1.config import Model
-from lmm_r1.data.against import EvaluationFile, questions_of, read_evaluation
-from lmm_r1.data.budget import Budget
-from lmm_r1.data.delivery import summary as prepared_lines
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.prepare import Options as PrepareOptions
-from lmm_r1.data.prepare import prepare as prepare_rows
-from lmm_r1.data.sources import SOURCES
-from lmm_r1.data.vermulti import CONSTRUCTIONS
+from lmm_r1.data.preparing.against import EvaluationFile, questions_of, read_evaluation
+from lmm_r1.data.preparing.budget import Budget
+from lmm_r1.data.preparing.delivery import summary as prepared_lines
+from lmm_r1.data.preparing.prepare import Options as PrepareOptions
+from lmm_r1.data.preparing.prepare import prepare as prepare_rows
+from lmm_r1.data.preparing.vermulti import CONSTRUCTIONS
+from lmm_r1.data.raw.sources import SOURCES
 from lmm_r1.errors import CheckpointError, Fault, LmmR1Error, RecipeError
 from lmm_r1.recipes import PROMPTS, load_recipe
 from lmm_r1.rewards import VERIFIERS
@@ -274,7 +274,7 @@ def prepare(
     json_out: Json = None,
 ) -> None:
     """Turn a data set's rows into problems.jsonl; every row is kept or counted under a reason."""
-    from lmm_r1.data.hub import open_input
+    from lmm_r1.data.raw.hub import open_input
     from lmm_r1.reports.dropped import render
 
     folder = out or Path("data") / source

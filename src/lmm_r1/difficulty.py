@@ -27,7 +27,7 @@ from lmm_r1.config import Reward
 from lmm_r1.data.images import ImageStore
 from lmm_r1.data.jsonl_source import open_rows
 from lmm_r1.data.stream import First, Source, with_system
-from lmm_r1.data.synthetic import SyntheticSource
+from lmm_r1.data.synthetic.problems import SyntheticSource
 from lmm_r1.envs import ENVIRONMENTS
 from lmm_r1.errors import DataError, Fault, RecipeError
 from lmm_r1.recipes import system_prompt

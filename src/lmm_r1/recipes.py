@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from lmm_r1.algorithms.published import check_stage
 from lmm_r1.config import Data, Recipe
-from lmm_r1.data.synthetic import DOMAINS
+from lmm_r1.data.synthetic.problems import DOMAINS
 from lmm_r1.errors import Fault, RecipeError
 from lmm_r1.evaluation.suites import SUITES
 

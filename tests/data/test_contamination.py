@@ -11,10 +11,19 @@ import pytest
 from PIL import Image as Pil
 from PIL import ImageDraw
 
-from lmm_r1.data.against import questions_of, read_evaluation
-from lmm_r1.data.contamination import NEAR_BITS, Index, Question, distances, image_twins, picture_hash, stem, words
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.prepare import prepare
+from lmm_r1.data.preparing.against import questions_of, read_evaluation
+from lmm_r1.data.preparing.contamination import (
+    NEAR_BITS,
+    Index,
+    Question,
+    distances,
+    image_twins,
+    picture_hash,
+    stem,
+    words,
+)
+from lmm_r1.data.preparing.prepare import prepare
 from lmm_r1.errors import DataError, RecipeError
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.types import Message, Problem, Text

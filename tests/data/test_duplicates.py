@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lmm_r1.data.duplicates import disputed, keys, settle
+from lmm_r1.data.preparing.duplicates import disputed, keys, settle
 from lmm_r1.types import Image, Message, Problem, Text
 
 A, B = Image("a" * 64, 8, 8), Image("b" * 64, 8, 8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lmm_r1.data.filters import RULES, VERIFIABLE, reason_to_drop, small_picture
+from lmm_r1.data.preparing.filters import RULES, VERIFIABLE, reason_to_drop, small_picture
 from lmm_r1.types import Image, Message, Problem, Text
 
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from lmm_r1.data.golds import ACCEPTS_OTHERS, CHUNK, NOT_ITSELF, UNKNOWN, Sampler, reason, reasons
+from lmm_r1.data.preparing.golds import ACCEPTS_OTHERS, CHUNK, NOT_ITSELF, UNKNOWN, Sampler, reason, reasons
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.types import Problem, Verdict
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lmm_r1.data import locate
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.locate import Pictures, member_name, open_archive
-from lmm_r1.data.sources import SOURCES, read_problems
+from lmm_r1.data.raw import locate
+from lmm_r1.data.raw.locate import Pictures, member_name, open_archive
+from lmm_r1.data.raw.sources import SOURCES, read_problems
 from lmm_r1.errors import DataError
 from tests.data.picture_files import make_folder, make_tar, make_zip, png
 

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image as Pil
 
 from lmm_r1.cli import run
-from lmm_r1.data import golds
-from lmm_r1.data.against import questions_of
-from lmm_r1.data.budget import Budget, cells, shrunk
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.ledger import fault_reason
-from lmm_r1.data.prepare import Options, prepare
-from lmm_r1.data.sources import read_problems
+from lmm_r1.data.preparing import golds
+from lmm_r1.data.preparing.against import questions_of
+from lmm_r1.data.preparing.budget import Budget, cells, shrunk
+from lmm_r1.data.preparing.ledger import fault_reason
+from lmm_r1.data.preparing.prepare import Options, prepare
+from lmm_r1.data.raw.sources import read_problems
 from lmm_r1.errors import DataError, Fault, RecipeError
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.types import Message, Problem, Text

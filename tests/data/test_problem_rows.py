@@ -12,7 +12,7 @@ import pytest
 from PIL import Image as Pil
 
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.sources import SOURCES, problems_jsonl, read_problems, row_of
+from lmm_r1.data.raw.sources import SOURCES, problems_jsonl, read_problems, row_of
 from lmm_r1.errors import DataError, Fault
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.types import Image, Text

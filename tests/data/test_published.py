@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.sources import SOURCES, problems_in, read_problems
+from lmm_r1.data.raw.sources import SOURCES, problems_in, read_problems
 from lmm_r1.errors import DataError, Fault
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.types import Image, Problem, Text

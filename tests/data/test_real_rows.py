@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.prepare import prepare
-from lmm_r1.data.sources import read_problems, unified
+from lmm_r1.data.preparing.prepare import prepare
+from lmm_r1.data.raw.sources import read_problems, unified
 from lmm_r1.rewards import VERIFIERS
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmm_r1.data import columnar, hub
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.rows import MAX_LINE, open_file, rows
-from lmm_r1.data.sources import SOURCES, read_problems
+from lmm_r1.data.raw import columnar, hub
+from lmm_r1.data.raw.rows import MAX_LINE, open_file, rows
+from lmm_r1.data.raw.sources import SOURCES, read_problems
 from lmm_r1.errors import DataError, Fault
 
 Found = list[tuple[int, Any]]
@@ -274,7 +274,7 @@ def test_without_the_library_parquet_says_how_to_get_it(tmp_path: Path, monkeypa
     with pytest.raises(DataError, match=r'need the library pyarrow \(pip install "lmm-r1\[data\]"\)'):
         read(tmp_path / "x.parquet", b"PAR1....PAR1")
     assert read(tmp_path / "x.jsonl", GOOD) == [(1, {"a": "1"})]
-    code = "import sys; sys.modules['pyarrow'] = None; sys.modules['datasets'] = None; import lmm_r1.data.hub"
+    code = "import sys; sys.modules['pyarrow'] = None; sys.modules['datasets'] = None; import lmm_r1.data.raw.hub"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

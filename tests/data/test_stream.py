@@ -20,7 +20,7 @@ from lmm_r1.config import AlgorithmConfig, Data, RolloutConfig, Stage
 from lmm_r1.data.images import ImageStore
 from lmm_r1.data.jsonl_source import JsonlSource, open_rows
 from lmm_r1.data.stream import First, ListSource, ProblemStream, Source, with_system
-from lmm_r1.data.synthetic import SyntheticSource
+from lmm_r1.data.synthetic.problems import SyntheticSource
 from lmm_r1.envs import ENVIRONMENTS
 from lmm_r1.errors import CheckpointError, DataError
 from lmm_r1.rewards import VERIFIERS

@@ -7,11 +7,11 @@ import re
 import numpy as np
 import pytest
 
-from lmm_r1.data import habits
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.items import Item, draw, is_evaluation
-from lmm_r1.data.synthetic import DOMAINS, SyntheticSource
-from lmm_r1.data.synthetic_perception import grid
+from lmm_r1.data.synthetic import habits
+from lmm_r1.data.synthetic.items import Item, draw, is_evaluation
+from lmm_r1.data.synthetic.perception import grid
+from lmm_r1.data.synthetic.problems import DOMAINS, SyntheticSource
 from lmm_r1.drawing import CELL, Canvas
 from lmm_r1.errors import RecipeError
 from lmm_r1.rewards import VERIFIERS

@@ -11,12 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image as Pil
 
-from lmm_r1.data.fields import with_options
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.mathv360k import mathv360k
-from lmm_r1.data.prepare import Options, prepare
-from lmm_r1.data.sources import read_problems
-from lmm_r1.data.vermulti import CATEGORIES, CONSTRUCTIONS, TABLE_A4, TABLE_A5, is_geometry, with_shuffled_choices
+from lmm_r1.data.preparing.prepare import Options, prepare
+from lmm_r1.data.preparing.vermulti import (
+    CATEGORIES,
+    CONSTRUCTIONS,
+    TABLE_A4,
+    TABLE_A5,
+    is_geometry,
+    with_shuffled_choices,
+)
+from lmm_r1.data.raw.fields import with_options
+from lmm_r1.data.raw.mathv360k import mathv360k
+from lmm_r1.data.raw.sources import read_problems
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.types import Image, Message, Problem, Text
 

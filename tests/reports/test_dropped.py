@@ -13,7 +13,7 @@ import pytest
 from PIL import Image as Pil
 
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.prepare import prepare
+from lmm_r1.data.preparing.prepare import prepare
 from lmm_r1.reports.dropped import MOST_SOURCES, render
 from lmm_r1.rewards import VERIFIERS
 

@@ -20,8 +20,8 @@ from typing import Any
 
 from lmm_r1.data.fingerprint import HASH_BYTES, fingerprint, row_hash
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.locate import Pictures
-from lmm_r1.data.sources import Verifiers, problems_in, problems_jsonl, read_problems
+from lmm_r1.data.raw.locate import Pictures
+from lmm_r1.data.raw.sources import Verifiers, problems_in, problems_jsonl, read_problems
 from lmm_r1.data.stream import ListSource, Source
 from lmm_r1.errors import DataError, Fault
 from lmm_r1.types import Problem

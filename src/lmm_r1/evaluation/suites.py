@@ -1,6 +1,6 @@
 """Benchmarks: data + number of items + VERSION. A change to an item is a new version, never the same name.
 
-The held-out sets of the micro task come from the evaluation split of data/items.py, which no training
+The held-out sets of the micro task come from the evaluation split of data/synthetic/items.py, which no training
 draws from. `text`, `geometry` and `perception` are problems to reason about; `reading` and `grid` show
 whether a model sees.
 """
@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lmm_r1.data import habits
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.items import draw
-from lmm_r1.data.synthetic import DOMAINS, SyntheticSource, to_problem
-from lmm_r1.data.synthetic_perception import grid
+from lmm_r1.data.synthetic import habits
+from lmm_r1.data.synthetic.items import draw
+from lmm_r1.data.synthetic.perception import grid
+from lmm_r1.data.synthetic.problems import DOMAINS, SyntheticSource, to_problem
 from lmm_r1.errors import RecipeError
 from lmm_r1.types import Image, Message, Problem, Text
 

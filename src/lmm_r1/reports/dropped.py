@@ -2,7 +2,7 @@
 
 Made from report.json alone. The rows come from anywhere: every text is sanitised and escaped, pictures are small copies
 that the report brings along, and the page's policy forbids everything but inlined pictures and styles.
-Left out: the counting (data/ledger.py) and the choice of examples (data/examples.py).
+Left out: the counting (data/preparing/ledger.py) and the choice of examples (data/preparing/examples.py).
 """
 
 from __future__ import annotations

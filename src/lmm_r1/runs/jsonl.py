@@ -4,7 +4,7 @@ A JSONL file is appended to one whole line per write. A process that dies in the
 one torn last line; readers drop it, and `repair` cuts it off before the next append. Nothing written by a
 model reaches a file raw: every string is JSON-escaped, and every line is ASCII.
 
-Left out: locking (runs/folder.py holds the run's lock) and reading of problems.jsonl (data/sources.py),
+Left out: locking (runs/folder.py holds the run's lock) and reading of problems.jsonl (data/raw/sources.py),
 where a bad line is the user's fault and is reported rather than dropped.
 """
 

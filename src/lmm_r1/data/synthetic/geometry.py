@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lmm_r1.data.items import Item, Maker, add, mul, number, pick, sub
+from lmm_r1.data.synthetic.items import Item, Maker, add, mul, number, pick, sub
 from lmm_r1.drawing import INKS, Canvas
 
 

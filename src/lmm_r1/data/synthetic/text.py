@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lmm_r1.data.items import Item, Maker, add, div, mul, number, pick, sub
+from lmm_r1.data.synthetic.items import Item, Maker, add, div, mul, number, pick, sub
 
 
 def arithmetic(rng: np.random.Generator) -> Item:

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 from lmm_r1.data.fingerprint import fingerprint, row_hash
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.items import Item, Maker, careful, draw
-from lmm_r1.data.synthetic_geometry import GEOMETRY_FAMILIES
-from lmm_r1.data.synthetic_perception import PERCEPTION_FAMILIES
-from lmm_r1.data.synthetic_text import TEXT_FAMILIES
+from lmm_r1.data.synthetic.geometry import GEOMETRY_FAMILIES
+from lmm_r1.data.synthetic.items import Item, Maker, careful, draw
+from lmm_r1.data.synthetic.perception import PERCEPTION_FAMILIES
+from lmm_r1.data.synthetic.text import TEXT_FAMILIES
 from lmm_r1.errors import RecipeError
 from lmm_r1.types import Image, Message, Problem, Text
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmm_r1.data.items import Item, Maker, careful, draw, pick
-from lmm_r1.data.synthetic import DOMAINS
-from lmm_r1.data.synthetic_perception import READ_QUESTION, glyphs, grid, shapes, strip
-from lmm_r1.data.synthetic_text import recall
+from lmm_r1.data.synthetic.items import Item, Maker, careful, draw, pick
+from lmm_r1.data.synthetic.perception import READ_QUESTION, glyphs, grid, shapes, strip
+from lmm_r1.data.synthetic.problems import DOMAINS
+from lmm_r1.data.synthetic.text import recall
 
 #: Share of steps, steps with a check, guesses in tags, and replies without tags.
 SKILL = (0.6, 0.4, 0.0, 0.0)

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lmm_r1.data import columnar
+from lmm_r1.data.raw import columnar
 from lmm_r1.errors import DataError, Fault
 
 Row = Mapping[str, Any]

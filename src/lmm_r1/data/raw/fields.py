@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, get_args
 
-from lmm_r1.data.rows import Row, unwritable
+from lmm_r1.data.raw.rows import Row, unwritable
 from lmm_r1.errors import DataError, Fault
 from lmm_r1.types import Image, Message, Problem, Role, Text
 

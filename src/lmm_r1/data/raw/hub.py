@@ -16,7 +16,7 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
-from lmm_r1.data.rows import Input, Rows, open_file, unwritable
+from lmm_r1.data.raw.rows import Input, Rows, open_file, unwritable
 from lmm_r1.errors import DataError, Fault
 
 try:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lmm_r1.data.contamination import Question, UInt64, picture_hash, stem
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.locate import Pictures
-from lmm_r1.data.rows import Row, rows
-from lmm_r1.data.sources import SOURCES
+from lmm_r1.data.preparing.contamination import Question, UInt64, picture_hash, stem
+from lmm_r1.data.raw.locate import Pictures
+from lmm_r1.data.raw.rows import Row, rows
+from lmm_r1.data.raw.sources import SOURCES
 from lmm_r1.errors import DataError, Fault, RecipeError
 from lmm_r1.types import Image, Message, Problem, Text
 

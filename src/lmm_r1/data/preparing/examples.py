@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image as Pil
 
-from lmm_r1.data.contamination import Found
 from lmm_r1.data.images import ImageStore, read_picture
+from lmm_r1.data.preparing.contamination import Found
 from lmm_r1.errors import DataError, Fault
 
 #: Examples of a reason, characters of a text, pictures of an example, pixels of the longer side of a small copy.

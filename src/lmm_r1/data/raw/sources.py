@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lmm_r1.data.fields import Put, Reader, answer, choices, conversation, fault, string
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.locate import Pictures, Prefix
-from lmm_r1.data.mathv360k import mathv360k
-from lmm_r1.data.published import (
+from lmm_r1.data.raw.fields import Put, Reader, answer, choices, conversation, fault, string
+from lmm_r1.data.raw.locate import Pictures, Prefix
+from lmm_r1.data.raw.mathv360k import mathv360k
+from lmm_r1.data.raw.published import (
     deepscaler,
     geometry3k,
     geoqa_r1v,
@@ -32,7 +32,7 @@ from lmm_r1.data.published import (
     unified,
     virl39k,
 )
-from lmm_r1.data.rows import Input, Row, open_file, rows
+from lmm_r1.data.raw.rows import Input, Row, open_file, rows
 from lmm_r1.errors import DataError, Fault
 from lmm_r1.seams import Verifier
 from lmm_r1.types import Image, Problem, Text

@@ -24,7 +24,7 @@ import json
 import re
 from typing import Any
 
-from lmm_r1.data.fields import (
+from lmm_r1.data.raw.fields import (
     Put,
     answer,
     choices,
@@ -39,7 +39,7 @@ from lmm_r1.data.fields import (
     unboxed,
     with_options,
 )
-from lmm_r1.data.rows import Row, unwritable
+from lmm_r1.data.raw.rows import Row, unwritable
 from lmm_r1.types import Image, Message, Problem, Text
 
 #: Sources of MathV360K (and of VerMulti, drawn from it), by the folder of their pictures.

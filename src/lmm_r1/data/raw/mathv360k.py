@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import re
 
-from lmm_r1.data.fields import Put, fault, pictures, place, unboxed, with_options
-from lmm_r1.data.published import CHARTS, NUMBER, WORDS, domain_of
-from lmm_r1.data.rows import Row
+from lmm_r1.data.raw.fields import Put, fault, pictures, place, unboxed, with_options
+from lmm_r1.data.raw.published import CHARTS, NUMBER, WORDS, domain_of
+from lmm_r1.data.raw.rows import Row
 from lmm_r1.types import Message, Problem
 
 _THE_ANSWER = re.compile(r"(?:the )?answer(?: is)?\s?:?\s", re.IGNORECASE)

@@ -27,8 +27,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lmm_r1.data.fields import with_options
-from lmm_r1.data.filters import RULES, VERIFIABLE, Rule, question, small_picture
+from lmm_r1.data.preparing.filters import RULES, VERIFIABLE, Rule, question, small_picture
+from lmm_r1.data.raw.fields import with_options
 from lmm_r1.types import Image, Message, Problem, Text
 
 MIN_SIDE = 28

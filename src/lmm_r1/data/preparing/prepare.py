@@ -28,19 +28,19 @@ from typing import Any
 
 import numpy as np
 
-from lmm_r1.data import budget as prompt_budget
-from lmm_r1.data import contamination, duplicates, golds, ledger
-from lmm_r1.data.against import EvaluationFile, hashes_of, merged
-from lmm_r1.data.budget import Budget, fitted
-from lmm_r1.data.contamination import CONTAMINATED, Found, Index, UInt64, image_twins, stem
-from lmm_r1.data.delivery import PictureWriter, publish
-from lmm_r1.data.examples import MOST, Examples
-from lmm_r1.data.filters import RULES, reason_to_drop, small_picture
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.ledger import Ledger, beside_paper, fault_reason
-from lmm_r1.data.rows import open_file
-from lmm_r1.data.sources import SOURCES, Input, Prefix, Reader, Verifiers, problems_in, row_of
-from lmm_r1.data.vermulti import CONSTRUCTIONS, with_shuffled_choices
+from lmm_r1.data.preparing import budget as prompt_budget
+from lmm_r1.data.preparing import contamination, duplicates, golds, ledger
+from lmm_r1.data.preparing.against import EvaluationFile, hashes_of, merged
+from lmm_r1.data.preparing.budget import Budget, fitted
+from lmm_r1.data.preparing.contamination import CONTAMINATED, Found, Index, UInt64, image_twins, stem
+from lmm_r1.data.preparing.delivery import PictureWriter, publish
+from lmm_r1.data.preparing.examples import MOST, Examples
+from lmm_r1.data.preparing.filters import RULES, reason_to_drop, small_picture
+from lmm_r1.data.preparing.ledger import Ledger, beside_paper, fault_reason
+from lmm_r1.data.preparing.vermulti import CONSTRUCTIONS, with_shuffled_choices
+from lmm_r1.data.raw.rows import open_file
+from lmm_r1.data.raw.sources import SOURCES, Input, Prefix, Reader, Verifiers, problems_in, row_of
 from lmm_r1.errors import DataError, Fault, RecipeError
 from lmm_r1.types import Image, Message, Problem
 

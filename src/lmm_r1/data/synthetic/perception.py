@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lmm_r1.data.items import Item, Maker, Picture, add, div, mul, number, pick, sub
+from lmm_r1.data.synthetic.items import Item, Maker, Picture, add, div, mul, number, pick, sub
 from lmm_r1.drawing import COLOURS, INKS, SHAPES, Canvas
 
 _ITEMS = ("TEA", "PIE", "JAM", "HAM", "EGG", "FIG", "OIL", "NUT")

@@ -33,9 +33,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pil
 
-from lmm_r1.data.fields import options_in
-from lmm_r1.data.filters import question
 from lmm_r1.data.images import Pixels
+from lmm_r1.data.preparing.filters import question
+from lmm_r1.data.raw.fields import options_in
 from lmm_r1.types import Problem
 
 UInt64 = NDArray[np.uint64]
