@@ -153,7 +153,7 @@ def test_an_earlier_result_is_replaced_whole(tmp_path: Path) -> None:
 
 
 def test_a_prompt_that_is_too_long_shrinks_its_picture_or_goes(tmp_path: Path) -> None:
-    """Catches a prompt that is cut, a picture made smaller than it can be read, and one that is larger than allowed."""
+    """Catches trial 28: a prompt that is cut, a picture made smaller than it can be read, and one that is larger than allowed."""
     path = raw(tmp_path, {"image": "big.png"}, {"image": "a.png"}, {"question": "x" * 300})
     Pil.effect_noise((560, 280), 60).convert("RGB").save(tmp_path / "big.png")
     out = tmp_path / "out"

@@ -52,7 +52,7 @@ def test_groups_keep_their_problem_and_their_size() -> None:
 
 
 def test_a_prompt_over_the_limit_is_dropped_whole_and_counted() -> None:
-    """Catches truncation: image tokens must never be cut."""
+    """Catches truncation (trial 28): image tokens must never be cut."""
     got = run(["a", "x" * 60, "c"], RolloutConfig(prompts=2, siblings=2, max_prompt_tokens=10))
     assert [g.problem.id for g in got.groups] == ["p0", "p2"]
     assert got.counts["collect/dropped_long"] == 1.0
