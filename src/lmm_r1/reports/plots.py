@@ -34,8 +34,13 @@ PANELS: tuple[tuple[tuple[str, ...], str, bool], ...] = (
     (("entropy",), "Entropy, nats per token", False),
     (("kl_ref",), "KL to the stage's start, nats per token", False),
     (("zero_advantage_share", "clip_share", "truncated_share"), "Shares: no advantage / clipped / truncated", True),
-    (("grad_norm",), "Gradient norm", False),
+    (("grad_norm", "critic/grad_norm"), "Gradient norm", False),
+    (("critic/explained",), "Critic: explained share of the returns' variance", False),
+    (("critic/value", "critic/return"), "Critic: mean value / mean return", False),
+    (("kl_coef",), "KL coefficient", False),
 )
+#: Names in a legend, where the last part of a metric's name does not tell it from its neighbour.
+LABELS = {"grad_norm": "policy", "critic/grad_norm": "critic"}
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "lmm-r1",
@@ -86,10 +91,11 @@ def stage_curves(records: Records, colour: str) -> str:
         for i, (names, title, percent) in enumerate(shown):
             axes = figure.add_subplot(rows, 3, i + 1)
             shades = (colour, "#5b6270", "#b9bec8")
-            for name, shade in zip(names, shades, strict=False):
-                if _finite(records, name):
-                    _line(axes, records, name, shade, name.split("/")[-1].removesuffix("_share").replace("_", " "))
-            finish(axes, title, percent, legend=len(names) > 1)
+            drawn = [(name, shade) for name, shade in zip(names, shades, strict=False) if _finite(records, name)]
+            for name, shade in drawn:
+                plain = name.split("/")[-1].removesuffix("_share").replace("_", " ")
+                _line(axes, records, name, shade, LABELS.get(name, plain))
+            finish(axes, title, percent, legend=len(drawn) > 1)
         return svg_of(figure)
 
 
