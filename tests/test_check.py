@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from lmm_r1.chain import run_recipe
 from lmm_r1.check import LAYOUT, check
 from lmm_r1.config import Model
 from lmm_r1.data.images import ImageStore
 from lmm_r1.errors import RecipeError
+from lmm_r1.recipes import load_recipe
 from lmm_r1.rewards.remote import TOKEN_VARIABLE
 from lmm_r1.types import Problem, Text
 
@@ -171,3 +173,19 @@ def test_a_verifiers_server_that_is_down_is_pending(tmp_path: Path, monkeypatch:
     monkeypatch.delenv(TOKEN_VARIABLE)
     (bare := tmp_path / "bare").mkdir()
     assert not with_verifier(bare, "http://127.0.0.1:9")["ok"]
+
+
+def test_a_library_that_is_missing_is_told_before_anything_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches an error that check prints and then exits 0 over, and a run that evaluates its base before it stops."""
+    path = recipe(tmp_path, [row("a")])
+    asked = ["stage.only.lora={ rank = 4, four_bit = true }"]
+    monkeypatch.setattr("lmm_r1.check.find_spec", lambda name: None if name == "bitsandbytes" else name)
+    report = check(path, asked)
+    assert not report["ok"] and report["exit_code"] == RecipeError.exit_code
+    (error,) = report["errors"]
+    assert error["field"] == "stage.only.lora" and "bitsandbytes" in error["message"] and "qlora" in error["remedy"]
+    with pytest.raises(RecipeError, match="bitsandbytes"):
+        run_recipe(load_recipe(path, asked), path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

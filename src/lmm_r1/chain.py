@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from lmm_r1.build import Workshop, base_folder, device_of, evaluate_with, probes, stage_run
+from lmm_r1.check import check_extras
 from lmm_r1.config import Evaluate, Recipe, Stage
 from lmm_r1.data.images import ImageStore
 from lmm_r1.errors import CheckpointError, Fault, RecipeError
@@ -51,6 +52,9 @@ def run_recipe(
     """
     if stage is not None and stage not in recipe.stage:
         raise RecipeError(f"no stage '{stage}' (there are: {', '.join(recipe.stage)})")
+    missing = [fault for name in _wanted(recipe, stage) for fault in check_extras(name, recipe.stage[name])]
+    if missing:  # before anything is sampled or loaded
+        raise RecipeError(*missing)
     run = RunFolder(out_dir)
     with run.lock(), Signals().caught() as signals, live or LiveView(title=recipe.name) as view:
         text = dump_recipe(recipe)

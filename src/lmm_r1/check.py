@@ -56,7 +56,7 @@ def check(path: str | Path, overrides: Sequence[str] = (), count: CountTokens | 
     rows_wrong: list[Fault] = []
     verifiers_wrong: list[Fault] = []
     for name, stage in recipe.stage.items():
-        wrong += check_extras(name, stage)
+        verifiers_wrong += [replace(fault, file=str(path)) for fault in check_extras(name, stage)]
         found, missing = check_verifier(name, stage.reward)
         verifiers_wrong += found
         pending += missing
@@ -71,9 +71,9 @@ def check(path: str | Path, overrides: Sequence[str] = (), count: CountTokens | 
 
 def check_extras(name: str, stage: Stage) -> list[Fault]:
     """Libraries that a stage needs and that are not installed."""
-    needed = {"peft": "lora", "bitsandbytes": "qlora"} if stage.lora is not None else {}
-    if stage.lora is not None and not stage.lora.four_bit:
-        del needed["bitsandbytes"]
+    needed: dict[str, str] = {}
+    if stage.lora is not None:
+        needed = {"peft": "lora"} | ({"bitsandbytes": "qlora", "accelerate": "qlora"} if stage.lora.four_bit else {})
     return [
         Fault(f"needs the library {library}", field=f"stage.{name}.lora", remedy=f'pip install "lmm-r1[{extra}]"')
         for library, extra in needed.items()

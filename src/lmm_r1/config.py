@@ -64,13 +64,16 @@ class Data(Knobs):
         "", description="pass rates of the rows, as `lmm-r1 difficulty` writes them, relative to the recipe"
     )
     keep_between: tuple[float, float] | None = Field(
-        None, description="keep rows with low < pass rate < high; [0, 1] drops those never and always solved"
+        None,
+        description="keep rows with low < pass rate < high; [0, 1] drops those never and always solved, [-1, 1] only the latter",
     )
     order: Literal["shuffle", "easy_to_hard", "window"] = Field(
         "shuffle",
         description="of the rows: shuffled each epoch, from high pass rates to low, or a window that moves so",
     )
-    window: float = Field(0.3, gt=0, le=1, description="order window: share of the rows that are in it at one time")
+    window: float | None = Field(
+        None, gt=0, le=1, description="order window: share of the rows that are in it at one time; None = 0.3"
+    )
 
     @model_validator(mode="after")
     def _source_fields(self) -> Data:
@@ -82,6 +85,8 @@ class Data(Knobs):
             raise ValueError('items and seed belong to source = "synthetic"')
         if (self.keep_between or self.order != "shuffle") and not self.difficulty:
             raise ValueError("keep_between and order need difficulty, the file of pass rates")
+        if self.window is not None and self.order != "window":
+            raise ValueError('window belongs to order = "window"')
         if self.keep_between and self.keep_between[0] >= self.keep_between[1]:
             raise ValueError("keep_between = [low, high] needs low < high")
         if self.source == "synthetic" and self.difficulty and (not self.items or self.seed is None):

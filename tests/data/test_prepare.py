@@ -132,7 +132,7 @@ def test_what_cannot_be_prepared_is_one_line(tmp_path: Path) -> None:
     """Catches an empty problems.jsonl that a run would trip over later, and what a failure leaves behind."""
     with pytest.raises(RecipeError, match="no data source 'x'"):
         prepare("x", raw(tmp_path, {}), tmp_path / "out", VERIFIERS, ImageStore())
-    with pytest.raises(DataError, match="no row of it can be used"):
+    with pytest.raises(DataError, match=r"none of its 1 rows can be used: bad answer 1; the first fault: .*is empty"):
         prepare("unified", raw(tmp_path, {"answer": ""}), tmp_path / "out", VERIFIERS, ImageStore())
     with pytest.raises(DataError):
         prepare("unified", tmp_path / "none.jsonl", tmp_path / "out", VERIFIERS, ImageStore())

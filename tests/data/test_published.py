@@ -205,7 +205,7 @@ CHAT = {"messages": [{"role": "user", "content": "?"}], "answer": "1"}
         ("open_r1_8k", OPEN | {"solution": "<answer> </answer>"}, "solution", "empty"),
         ("openai", CHAT | {"messages": []}, "messages", "at least one"),
         ("openai", CHAT | {"messages": [{"role": ["user"], "content": "?"}]}, "messages[0].role", "must be one of"),
-        ("openai", CHAT | {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]}]}, "messages[0].content[0]", "nothing is downloaded"),
+        ("openai", CHAT | {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]}]}, "messages[0].content[0]", "a data: URL is not read"),
         ("openai", CHAT | {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "http://127.0.0.1/a"}]}]}, "messages[0].content[0]", "nothing is downloaded"),
         ("openai", {"messages": CHAT["messages"]}, "answer", "missing"),
         ("rows", {"id": "1", "question": "?", "choices": "[1", "answer": "1"}, "choices", "list of texts"),

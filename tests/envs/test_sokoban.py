@@ -257,6 +257,22 @@ def test_gymnasium_accepts_the_game(picture: str) -> None:
     }
 
 
+def test_what_is_no_move_is_said() -> None:
+    """Catches an action that wraps around, a win that is paid twice, and a picture of nothing."""
+    env = Sokoban(LINE)
+    env.reset()
+    for wrong in (-1, 4):
+        with pytest.raises(ValueError, match="0 to 3"):
+            env.step(wrong)
+    assert [env.step(3)[1] for _ in range(4)] == pytest.approx([-0.1, -0.1, 10.9, -0.1])
+    with pytest.raises(ValueError, match="no direction 'east'"):
+        score(LINE, ["east"])
+    assert rewards_of(parse("#####\n#@ *#\n#####"), ["right"]) == [-0.1]  # solved before: the prize was paid
+    for settings_ in ({"cell": 0}, {"render_mode": "human"}, {"picture": "3d"}, {"size": "tiny"}):
+        with pytest.raises(ValueError, match=r"no |nothing"):
+            Sokoban(**settings_)
+
+
 def test_an_episode_ends_after_its_steps() -> None:
     """Catches a game that a model can walk about in for ever."""
     env = Sokoban(LINE)

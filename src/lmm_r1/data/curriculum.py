@@ -34,6 +34,8 @@ from lmm_r1.data.stream import Source
 from lmm_r1.errors import DataError, Fault
 from lmm_r1.types import Problem
 
+#: Share of the rows that are in a window, where a recipe names none.
+WINDOW = 0.3
 #: At most so many stands of a moving window.
 STANDS = 20
 
@@ -59,7 +61,7 @@ def graded(data: Data, source: Source, folder: Path, seed: int, span: int | None
         if not len(kept):
             what = f"no row of {source.name} has a pass rate between {low:g} and {high:g}"
             raise DataError(Fault(what, file=str(path), field="keep_between"))
-    return Graded(source, kept, rates[kept], data.order, data.window, seed, span)
+    return Graded(source, kept, rates[kept], data.order, data.window or WINDOW, seed, span)
 
 
 def rates_of(source: Source, path: Path) -> NDArray[np.float64]:

@@ -154,7 +154,9 @@ def _one_line(error: BaseException) -> str:
 
 def inside(root: Path, name: str) -> Path:
     """The file `name` below `root`; raises DataError for a URL, an odd name, or a path that leaves `root`."""
-    if "://" in name or name.startswith("data:"):
+    if name.startswith("data:"):
+        raise DataError(Fault("a data: URL is not read: write the picture to a file", file="data:..."))
+    if "://" in name:
         raise DataError(Fault("a picture must be a local file; nothing is downloaded", file=name[:200]))
     if not name.strip() or any(ord(c) < 32 for c in name) or "\\" in name:
         raise DataError(Fault(f"not a file name: {name[:200]!r}"))

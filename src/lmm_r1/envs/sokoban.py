@@ -28,6 +28,7 @@ from lmm_r1.envs.sokoban_solver import solution, solve
 __all__ = ["ACTIONS", "Sokoban", "paper_reward", "plan_of", "plan_reward", "score", "solve"]
 
 ACTIONS = tuple(DIRECTIONS)
+RENDER_MODES = ("rgb_array", "ansi")
 STEP, ON, OFF, DONE = -0.1, 1.0, -1.0, 10.0
 #: Steps of an episode of the game (gym-sokoban).
 MAX_STEPS = 120
@@ -42,7 +43,8 @@ _PLAN = re.compile(r"<answer>((?:(?!<answer>).)*)</answer>\s*\Z", re.DOTALL)
 def paid(before: Level, after: Level) -> float:
     """What the game pays for a step."""
     moved = len(after.boxes & after.targets) - len(before.boxes & before.targets)
-    return STEP + (ON if moved > 0 else OFF if moved < 0 else 0.0) + (DONE if after.solved else 0.0)
+    solved = after.solved and not before.solved  # once
+    return STEP + (ON if moved > 0 else OFF if moved < 0 else 0.0) + (DONE if solved else 0.0)
 
 
 class Sokoban(gymnasium.Env[Picture, int]):
@@ -53,7 +55,7 @@ class Sokoban(gymnasium.Env[Picture, int]):
     DataError for a text that is no level, ValueError for an unknown size or picture.
     """
 
-    metadata = {"render_modes": ["rgb_array", "ansi"], "render_fps": 4}  # noqa: RUF012  Gymnasium's own name
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": 4}  # noqa: RUF012  Gymnasium's own name
 
     def __init__(
         self,
@@ -65,6 +67,10 @@ class Sokoban(gymnasium.Env[Picture, int]):
     ) -> None:
         if picture not in ("grid", "full"):
             raise ValueError(f'no picture "{picture}" (there are: grid, full)')
+        if render_mode not in (None, *RENDER_MODES):
+            raise ValueError(f'no render mode "{render_mode}" (there are: {", ".join(RENDER_MODES)})')
+        if cell < 8:
+            raise ValueError(f"a cell of {cell} pixels shows nothing: at least 8")
         if level is None and size not in SIZES:
             raise ValueError(f"no size '{size}' (there are: {', '.join(SIZES)})")
         self._fixed = parse(level) if isinstance(level, str) else level
@@ -87,7 +93,9 @@ class Sokoban(gymnasium.Env[Picture, int]):
         return self._seen(), {"level": str(self.level)}
 
     def step(self, action: int) -> tuple[Picture, float, bool, bool, dict[str, Any]]:
-        """One step; info says whether the level is solved."""
+        """One step; info says whether the level is solved. ValueError for another action than 0 to 3."""
+        if not 0 <= int(action) < len(ACTIONS):
+            raise ValueError(f"action {action} is none of 0 to {len(ACTIONS) - 1} ({', '.join(ACTIONS)})")
         before = self.level
         self.level = before.move(ACTIONS[int(action)])
         self._steps += 1
@@ -106,7 +114,10 @@ class Sokoban(gymnasium.Env[Picture, int]):
 
 
 def rewards_of(level: Level, directions: Sequence[str]) -> list[float]:
-    """What the game pays for each step, up to the one that solves the level."""
+    """What the game pays for each step, up to the one that solves the level. ValueError for what is no direction."""
+    odd = [direction for direction in directions if direction not in DIRECTIONS]
+    if odd:
+        raise ValueError(f"no direction {odd[0]!r} (there are: {', '.join(ACTIONS)})")
     found = []
     for direction in directions:
         after = level.move(direction)

@@ -220,7 +220,8 @@ def study_page(summary: Mapping[str, Any]) -> str:
         f"# {summary['name']}",
         *([summary["description"]] if summary["description"] else []),
         f"{summary['done']} of {summary['total']} runs. Figures are means over the seeds (at most {seeds}), with the "
-        "smallest and the largest in brackets. First and last: the first and the last fifth of the steps.",
+        "smallest and the largest in brackets. First and last: the first and the last fifth of the steps, "
+        "at least five; of fewer than ten steps the halves.",
         "## Reply length, tokens",
         *_table(
             cells,

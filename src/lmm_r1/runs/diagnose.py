@@ -35,10 +35,10 @@ class Condition:
 
 
 class Window:
-    """The first and the last steps of a stage: a fifth of them each, at least five."""
+    """The first and the last steps of a stage: a fifth of them each, at least five, and of fewer than ten the halves."""
 
     def __init__(self, records: Sequence[Mapping[str, Any]]) -> None:
-        width = max(5, len(records) // 5)
+        width = max(1, min(max(5, len(records) // 5), len(records) // 2))
         self._first, self._last = records[:width], records[-width:]
 
     def first(self, name: str) -> float:

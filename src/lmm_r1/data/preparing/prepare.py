@@ -100,8 +100,11 @@ def prepare(
             job.write()
         report = job.report()
         if not report["kept"]:
-            first = job.examples.first_fault or f"every row was filtered out ({', '.join(report['dropped'])})"
-            raise DataError(Fault(f"no row of it can be used; the first reason: {first}", file=opened.name))
+            if not report["rows"]:
+                raise DataError(Fault("holds no rows", file=opened.name))
+            why = ", ".join(f"{reason} {n}" for reason, n in sorted(report["dropped"].items(), key=lambda kv: -kv[1]))
+            first = f"; the first fault: {job.examples.first_fault}" if job.examples.first_fault else ""
+            raise DataError(Fault(f"none of its {report['rows']} rows can be used: {why}{first}", file=opened.name))
         publish(Path(staging), out, report, page)
     return report
 

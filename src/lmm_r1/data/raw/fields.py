@@ -184,7 +184,8 @@ def put_one(item: str | bytes, put: Put, field: str) -> Image:
         return put(item)
     except DataError as error:
         first = error.faults[0]
-        shown = f"{item[:200]}: " if isinstance(item, str) else ""
+        # A picture in base64 says nothing to a reader.
+        shown = f"{item[:200]}: " if isinstance(item, str) and not item.startswith("data:") else ""
         raise DataError(Fault(shown + first.message, field=field, remedy=first.remedy)) from None
 
 

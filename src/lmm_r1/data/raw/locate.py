@@ -138,7 +138,9 @@ class Pictures:
 
 def member_name(name: str) -> str:
     """The name of a member in its plain form; DataError for a URL, an odd name, or a path that leads out."""
-    if "://" in name or name.startswith("data:"):
+    if name.startswith("data:"):
+        raise DataError(Fault("a data: URL is not read: write the picture to a file", file="data:..."))
+    if "://" in name:
         raise DataError(Fault("a picture must be a local file; nothing is downloaded", file=name[:200]))
     path = PurePosixPath(name)
     if not name.strip() or any(ord(c) < 32 for c in name) or "\\" in name or not path.parts:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 
 from lmm_r1.data.raw.fields import Put, fault, pictures, place, unboxed, with_options
-from lmm_r1.data.raw.published import CHARTS, NUMBER, WORDS, domain_of
+from lmm_r1.data.raw.published import CHARTS, MATHV360K_SOURCES, NUMBER, WORDS, domain_of
 from lmm_r1.data.raw.rows import Row
 from lmm_r1.types import Message, Problem
 
@@ -27,7 +27,7 @@ def mathv360k(row: Row, number: int, put: Put) -> Problem:
     """Zhiqiang007/MathV360K: {id, image: "TabMWP/images/24069.png", conversations: [human, gpt]}.
 
     human: "<image>\\nHint: ...\\nQuestion: ...\\nChoices:\\n(A) ..."; gpt: "The answer is X". The options become lines
-    "A. text", and a gold that spells an option becomes its letter. The source is the first folder of the path.
+    "A. text", and a gold that spells an option becomes its letter. The source is the first folder of the path that is one.
     """
     asked, said = _two_turns(row)
     images = pictures(row, "image", put)
@@ -43,7 +43,9 @@ def mathv360k(row: Row, number: int, put: Put) -> Problem:
         raise fault("conversations[0].value", "asks nothing")
     options = _options(block) if block.strip() else None
     gold, path = _said(said), row.get("image")
-    source = path.partition("/")[0] if isinstance(path, str) and "/" in path else "MathV360K"
+    folders = path.split("/")[:-1] if isinstance(path, str) else []
+    # The archive's own top folder may stand before the source's.
+    source = next((part for part in folders if part in MATHV360K_SOURCES), folders[0] if folders else "MathV360K")
     if options:
         gold = _letter(gold, options)
         question = with_options(question, options)
