@@ -7,10 +7,15 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from lmm_r1.types import Encoded, Image, Int32, Message, Reply, Request, Text
+from lmm_r1.types import Encoded, Image, Int32, Message, Reply, Request, Text, Turn
 
 VOCABULARY = 128
 STOP = 2
+
+
+def said(*replies: str) -> list[Turn]:
+    """The turns of an episode with these replies."""
+    return [Turn(0, len(reply), reply) for reply in replies]
 
 
 class CharAdapter:

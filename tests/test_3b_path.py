@@ -73,7 +73,7 @@ def test_one_step_of_the_3b_recipe_on_a_scaled_down_model(
         "stage.fre_text.update.lr": 1e-3,
     }
     # A random model never answers right: any reward that differs between replies will do.
-    monkeypatch.setattr(RuleScorer, "__call__", lambda _, problem, replies, stop: _by_length(replies[-1]))
+    monkeypatch.setattr(RuleScorer, "__call__", lambda _, problem, turns, stop: _by_length(turns[-1].reply))
     recipe = load_recipe(RECIPE, [f"{k}={v}" for k, v in small.items()])
     run_recipe(recipe, RECIPE, tmp_path / "run")
     (line,) = (tmp_path / "run" / "fre_text" / "metrics.jsonl").read_text().splitlines()

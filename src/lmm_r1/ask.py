@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lmm_r1.build import Workshop, base_folder, device_of, evaluate_with
-from lmm_r1.config import Data, Evaluate, Model, Recipe, Stage
+from lmm_r1.config import PLAYERS, Data, Evaluate, Model, Recipe, Stage
 from lmm_r1.data.images import ImageStore
+from lmm_r1.evaluation.evaluate import evaluate_player
 from lmm_r1.evaluation.suites import suite
 from lmm_r1.models.adapters import make_adapter
 from lmm_r1.recipes import system_prompt
@@ -43,8 +44,13 @@ def evaluate_model(
     engine, adapter, sha = shop.loaded(base_folder(model))
     system = system_prompt(recipe, prompt)
     summaries = {name: evaluate_with(shop, name, engine, adapter, system).summary() for name in sets}
+    games = [name for name in sets if suite(name).game]
+    players = {
+        player: {name: evaluate_player(name, items, player, shop.images).summary() for name in games}
+        for player in (PLAYERS if games else ())
+    }
     return {
-        "arms": {model: summaries},
+        "arms": {model: summaries, **players},
         "weights_sha256": sha,
         "prompt": prompt,
         "temperature": temperature,

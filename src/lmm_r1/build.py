@@ -21,9 +21,10 @@ from lmm_r1.config import Data, Lora, Model, Recipe, Reward, Stage
 from lmm_r1.data.curriculum import graded
 from lmm_r1.data.images import ImageStore
 from lmm_r1.data.jsonl_source import open_rows
+from lmm_r1.data.made import MadeSource
 from lmm_r1.data.stream import First, ProblemStream, Source
 from lmm_r1.data.synthetic.problems import SyntheticSource
-from lmm_r1.envs import ENVIRONMENTS
+from lmm_r1.envs.games import draw_problem, game, open_environment, options_of
 from lmm_r1.errors import DataError, Fault, RecipeError
 from lmm_r1.evaluation.evaluate import SetResult, evaluate_set
 from lmm_r1.evaluation.suites import suite
@@ -156,6 +157,7 @@ def evaluate_with(shop: Workshop, name: str, engine: EmbeddedEngine, adapter: Mo
         return evaluate_set(
             name, knobs.items, engine, adapter, shop.images, make_scorer(Reward()), sampling,
             system=system, seed=shop.recipe.seed, blind=min(knobs.blind, knobs.items),
+            memory=knobs.memory if isinstance(knobs.memory, str) else (knobs.memory.pictures, knobs.memory.actions),
         )  # fmt: skip
 
 
@@ -200,7 +202,8 @@ def stage_run(
         stream=stream,
         engine=engine,
         adapter=adapter,
-        environments=ENVIRONMENTS,
+        environment=open_environment(shop.images.put),
+        expert=lambda problem: game(problem.env).player("expert", problem),
         score=scorer,
         trainer=trainer,
         link=LocalLink(trainer, engine, proofs, stage.rollout.temperature),
@@ -256,6 +259,14 @@ def make_source(data: Data, recipe_path: Path, images: ImageStore, seed: int, sp
         drawn = seed if data.seed is None else data.seed
         source = SyntheticSource(data.domain, images, families=data.families, seed=drawn, solutions=data.solutions)
         source = First(source, data.items) if data.items else source
+    elif data.source == "game":
+        kind, options = game(data.game), options_of(data.game, data.options)
+        drawn = seed if data.seed is None else data.seed
+        source = MadeSource(
+            data.game,
+            lambda index: draw_problem(kind, options, "train", drawn, index, images.put),
+            data.items or None,
+        )
     else:
         path = data_path(recipe_path, data)
         if not path.is_file():

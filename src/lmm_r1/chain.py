@@ -17,10 +17,10 @@ import torch
 
 from lmm_r1.build import Workshop, base_folder, device_of, evaluate_with, probes, stage_run
 from lmm_r1.check import check_extras
-from lmm_r1.config import Evaluate, Recipe, Stage
+from lmm_r1.config import PLAYERS, Evaluate, Recipe, Stage
 from lmm_r1.data.images import ImageStore
 from lmm_r1.errors import CheckpointError, Fault, RecipeError
-from lmm_r1.evaluation.evaluate import SetResult, result_from
+from lmm_r1.evaluation.evaluate import SetResult, evaluate_player, result_from
 from lmm_r1.evaluation.results import results_of
 from lmm_r1.evaluation.suites import suite
 from lmm_r1.models.load import DTYPES, export_model, resolve_folder
@@ -67,6 +67,7 @@ def run_recipe(
         results: dict[str, dict[str, SetResult]] = {}
         if recipe.evaluate.sets:
             evaluate_base(shop, base, results)
+            evaluate_players(shop, results)
         for name in _wanted(recipe, stage):
             run_stage(shop, name, results)
         summary = results_of(recipe, results)
@@ -93,6 +94,21 @@ def evaluate_base(shop: Workshop, base: str, results: dict[str, dict[str, SetRes
     engine, adapter, _ = shop.loaded(base) if missing else (None, None, "")
     for arm, profile in arms:
         results[arm] = evaluate_arm(shop, arm, profile, engine, adapter)
+
+
+def evaluate_players(shop: Workshop, results: dict[str, dict[str, SetResult]]) -> None:
+    """The arms "idle", "random" and "expert" on the sets that are games: what the figures beside them are worth."""
+    games = [name for name in shop.recipe.evaluate.sets if suite(name).game]
+    knobs = shop.recipe.evaluate.model_copy(update={"sets": tuple(games)})
+    for player in PLAYERS if games else ():
+        folder = shop.run.stage(player)
+        results[player] = _stored(folder, knobs) or {}
+        for name in games if not results[player] else ():
+            results[player][name] = evaluate_player(name, knobs.items, player, shop.images)
+            write_json(folder.evaluations / f"{name}.json", results[player][name].record())
+        for name, result in results[player].items():
+            shop.live.evaluation(player, name, result.summary())
+    shop.images.forget(())
 
 
 def evaluate_arm(

@@ -26,7 +26,7 @@ from lmm_r1.errors import CheckpointError, DataError, EngineError, Fault, Recipe
 from lmm_r1.recipes import data_path, load_recipe, system_prompt
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.rewards.score import make_scorer
-from lmm_r1.types import Problem
+from lmm_r1.types import Problem, Turn
 
 #: count(model, images, problems) -> prompt tokens of each problem, pictures included.
 CountTokens = Callable[[Model, ImageStore, Sequence[Problem]], list[int]]
@@ -74,11 +74,16 @@ def check_extras(name: str, stage: Stage) -> list[Fault]:
     needed: dict[str, str] = {}
     if stage.lora is not None:
         needed = {"peft": "lora"} | ({"bitsandbytes": "qlora", "accelerate": "qlora"} if stage.lora.four_bit else {})
-    return [
+    faults = [
         Fault(f"needs the library {library}", field=f"stage.{name}.lora", remedy=f'pip install "lmm-r1[{extra}]"')
         for library, extra in needed.items()
         if find_spec(library) is None
     ]
+    real = [at for at, data in enumerate(stage.data) if data.game == "football" and data.options.get("engine") == "grf"]
+    if real and find_spec("gfootball") is None:
+        field = f"stage.{name}.data.{real[0]}.options.engine"
+        faults.append(Fault("needs the library gfootball", field=field, remedy="docs/football.md"))
+    return faults
 
 
 def check_verifier(stage: str, reward: Reward) -> tuple[list[Fault], list[Fault]]:
@@ -90,7 +95,7 @@ def check_verifier(stage: str, reward: Reward) -> tuple[list[Fault], list[Fault]
     plain = Problem("check", (), "7", verifier="math")
     try:
         with closing(make_scorer(reward)) as scorer:
-            verdict = scorer(plain, ("<think>7</think><answer>7</answer>",), "eos").verdicts["accuracy"]
+            verdict = scorer(plain, (Turn(0, 1, "<think>7</think><answer>7</answer>"),), "eos").verdicts["accuracy"]
     except RecipeError as error:
         return [replace(fault, field=field) for fault in error.faults], []
     except EngineError as error:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -29,8 +30,10 @@ from lmm_r1.data.preparing.prepare import Options as PrepareOptions
 from lmm_r1.data.preparing.prepare import prepare as prepare_rows
 from lmm_r1.data.preparing.vermulti import CONSTRUCTIONS
 from lmm_r1.data.raw.sources import SOURCES
+from lmm_r1.envs.check import check_game
 from lmm_r1.errors import CheckpointError, Fault, LmmR1Error, RecipeError
-from lmm_r1.recipes import PROMPTS, load_recipe
+from lmm_r1.evaluation.suites import suite
+from lmm_r1.recipes import PROMPTS, load_recipe, options_from, recipes_folder
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.rewards.cases import OURS, decide, mismatches, read_cases, summary
 from lmm_r1.rewards.peers import PEERS
@@ -39,6 +42,7 @@ from lmm_r1.rewards.remote import TOKEN_VARIABLE, VerifierServer, own_verifier
 from lmm_r1.runs.diagnose import notes_of
 from lmm_r1.runs.folder import RunFolder
 from lmm_r1.runs.sanitise import sanitise
+from lmm_r1.terminal import one_line, show_episode, show_results, show_turn, whisper, write_json, write_text
 from lmm_r1.types import Problem
 
 app = typer.Typer(
@@ -215,18 +219,69 @@ def sample(
 
 
 @app.command()
-def check(
-    recipe: Annotated[Path, typer.Argument(help="A recipe (TOML).")], overrides: Overrides = None, json_out: Json = None
+def play(
+    player: Annotated[str, typer.Argument(help='A model folder, a hub id, "micro", or idle, random, expert.')],
+    game: Annotated[str, typer.Option("--game", help="sokoban, football, or your own as module:attribute.")],
+    level: Annotated[str, typer.Option("--level", help="A level file, a size, or a scenario; default: drawn.")] = "",
+    option: Annotated[
+        list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="An option of the game (docs/games.md).")
+    ] = None,
+    episode: Annotated[int, typer.Option("--episode", min=0, help="Which level of the file, or which draw.")] = 0,
+    gif: Annotated[Path | None, typer.Option("--gif", help="Film the episode into this file.")] = None,
+    prompt: Annotated[str, typer.Option("--prompt", help=f"Prompt profile: {', '.join(PROMPTS)}.")] = "none",
+    memory: Annotated[
+        str, typer.Option("--memory", metavar="full|P,A", help="Everything, or the last P pictures and A actions.")
+    ] = "1,5",
+    temperature: Annotated[float, typer.Option("--temperature", min=1e-6)] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1)] = 256,
+    seed: Seed = 0,
+    threads: Threads = None,
+    json_out: Json = None,
 ) -> None:
-    """Check a recipe, its data and its model folder without training anything."""
-    report = check_recipe(recipe, overrides or [], count_tokens)
+    """Look on while a model, or a scripted player, plays an episode of a game; --gif films it."""
+    use_threads(threads)
+    require_prompt(prompt)
+    found = re.fullmatch(r"([1-9]\d*),(\d+)", memory)
+    if memory != "full" and found is None:
+        raise RecipeError(Fault(f"must be full or PICTURES,ACTIONS, not {memory!r}", field="--memory"))
+    told = work("playing").play_game(
+        player,
+        game,
+        level=level,
+        options=options_from(option or []),
+        episode=episode,
+        seed=seed,
+        prompt=prompt,
+        window=None if found is None else (int(found[1]), int(found[2])),
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        gif=gif,
+        watch=show_turn,
+    )
+    write_json(json_out, told)
+    show_episode(told)
+
+
+@app.command()
+def check(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe (TOML).")] = None,
+    env: Annotated[
+        str, typer.Option("--env", metavar="NAME", help="Check a game instead: a name or module:attribute.")
+    ] = "",
+    overrides: Overrides = None,
+    json_out: Json = None,
+) -> None:
+    """Check a recipe, its data and its model folder without training anything; or whether a game keeps to its contract."""
+    if (recipe is None) != bool(env):
+        raise RecipeError("check takes a recipe, or --env NAME")
+    report = check_recipe(recipe, overrides or [], count_tokens) if recipe is not None else check_game(env)
     write_json(json_out, report)
     for kind, lines in (("error", report["errors"]), ("pending", report["pending"])):
         for line in lines:
             typer.echo(one_line(f"{kind}: {Fault(**line)}"), err=kind == "error")
     if not report["ok"]:
         raise typer.Exit(report["exit_code"])
-    typer.echo(f"{recipe}: ok" + (f", {len(report['pending'])} to obtain" if report["pending"] else ""))
+    typer.echo(f"{recipe or env}: ok" + (f", {len(report['pending'])} to obtain" if report["pending"] else ""))
 
 
 @app.command()
@@ -309,14 +364,7 @@ def evaluation_file(where: str, images: ImageStore) -> EvaluationFile:
     """Evaluation questions of a file, a folder, or one of the package's own held-out sets ("suite:text")."""
     if not where.startswith("suite:"):
         return read_evaluation(where, images)
-    from lmm_r1.evaluation.suites import suite
-
     return questions_of(where, suite(where.removeprefix("suite:")).problems(images, 500), images)
-
-
-def whisper(line: str) -> None:
-    """A line for whoever watches, on stderr: stdout is the result's."""
-    typer.echo(sanitise(line), err=True)
 
 
 @app.command()
@@ -384,11 +432,11 @@ def build_base(
     typer.echo(work("build").build_base(out, steps=steps, seed=seed, start=start, done=done))
 
 
-def work(part: Literal["build", "chain", "ask", "difficulty"]) -> ModuleType:
-    """build.py (objects), chain.py (whole runs), ask.py and difficulty.py (questions to one model): they load torch."""
-    from lmm_r1 import ask, build, chain, difficulty
+def work(part: Literal["build", "chain", "ask", "difficulty", "playing"]) -> ModuleType:
+    """build.py (objects), chain.py (whole runs), ask.py, difficulty.py and playing.py (one model): they load torch."""
+    from lmm_r1 import ask, build, chain, difficulty, playing
 
-    return {"build": build, "chain": chain, "ask": ask, "difficulty": difficulty}[part]
+    return {"build": build, "chain": chain, "ask": ask, "difficulty": difficulty, "playing": playing}[part]
 
 
 def require_prompt(prompt: str) -> None:
@@ -412,40 +460,6 @@ def use_threads(threads: int | None) -> None:
         raise RecipeError(Fault(f"must be a whole number of at least 1, not {text!r}", field="LMM_R1_THREADS"))
     os.environ["LMM_R1_THREADS"] = text
     work("build").set_threads(int(text))
-
-
-def recipes_folder() -> Path:
-    """The recipes that come with the package: beside its source, or where a wheel puts them."""
-    checkout = Path(__file__).resolve().parents[2] / "recipes"
-    return checkout if checkout.is_dir() else Path(sys.prefix) / "share" / "lmm-r1" / "recipes"
-
-
-def write_json(path: Path | None, result: Any) -> None:
-    """Write a command's result where `--json` says, if it does."""
-    if path is not None:
-        write_text(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file, and its folder if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-
-
-def show_results(results: dict[str, Any]) -> None:
-    """The results table, and what its paired differences say."""
-    sets = list(dict.fromkeys(name for arm in results["arms"].values() for name in arm))
-    if not sets:
-        return
-    head = "accuracy, 95 % interval"
-    width = max(len(name) for name in (head, *results["arms"]))
-    typer.echo(f"{head:<{width}}  " + "  ".join(f"{name:^24}" for name in sets))
-    for arm, by_set in results["arms"].items():
-        cells = (by_set.get(name) for name in sets)
-        shown = (f"{c['accuracy']:6.1%} [{c['low']:6.1%}, {c['high']:6.1%}]" if c else "-" for c in cells)
-        typer.echo(f"{arm:<{width}}  " + "  ".join(f"{cell:^24}" for cell in shown))
-    for finding in results.get("findings", []):
-        typer.echo(finding)
 
 
 @app.callback(invoke_without_command=True)
@@ -475,11 +489,6 @@ def run(arguments: list[str]) -> int:
         typer.echo(one_line(f"{error.filename or 'the disk'}: {error.strerror or error}"), err=True)
         return CheckpointError.exit_code
     return 0
-
-
-def one_line(message: str) -> str:
-    """A fault as a line of the terminal: it may quote a file or a reply, which are not to be trusted."""
-    return "lmm-r1: " + " ".join(sanitise(message).split())
 
 
 if __name__ == "__main__":

@@ -47,19 +47,23 @@ class Engine(Knobs):
 class Data(Knobs):
     """One source of problems; a stage may mix several."""
 
-    source: Literal["synthetic", "problems"] = Field(
-        "synthetic", description='"problems" reads a prepared problems.jsonl'
+    source: Literal["synthetic", "problems", "game"] = Field(
+        "synthetic", description='"problems" reads a prepared problems.jsonl, "game" makes episodes of `game`'
     )
     domain: Literal["text", "geometry", "perception"] | None = Field(
         None, description="synthetic: which part; problems: keep only rows of this domain"
     )
     families: tuple[str, ...] = Field((), description="synthetic: families of the domain; empty = all")
+    game: str = Field("", description='game: "sokoban", "football", or your own as "module:attribute"')
+    options: dict[str, bool | int | float | str | list[str]] = Field(
+        {}, description="game: its options, as docs/games.md lists them"
+    )
     path: str = Field("", description="problems: the JSONL file, relative to the recipe")
     obtain: str = Field("", description="problems: how a user gets the file when it is absent")
     solutions: bool = Field(False, description="synthetic: with worked solutions, for algorithm sft")
     weight: float = Field(1.0, gt=0, description="share of this source in the mixture, relative")
-    items: int = Field(0, ge=0, description="synthetic: only the first so many problems; 0 = endless")
-    seed: int | None = Field(None, ge=0, description="synthetic: of the problems; None = derived from the run's")
+    items: int = Field(0, ge=0, description="synthetic, game: only the first so many problems; 0 = endless")
+    seed: int | None = Field(None, ge=0, description="synthetic, game: of the problems; None = derived from the run's")
     difficulty: str = Field(
         "", description="pass rates of the rows, as `lmm-r1 difficulty` writes them, relative to the recipe"
     )
@@ -79,10 +83,16 @@ class Data(Knobs):
     def _source_fields(self) -> Data:
         if self.source == "synthetic" and self.domain is None:
             raise ValueError('source = "synthetic" needs domain = "text", "geometry" or "perception"')
+        if self.source == "game" and not self.game:
+            raise ValueError('source = "game" needs game = "sokoban", "football" or "module:attribute"')
+        if self.source != "game" and (self.game or self.options):
+            raise ValueError('game and options belong to source = "game"')
+        if self.source == "game" and self.difficulty:
+            raise ValueError("pass rates of a game's episodes are not measured: difficulty belongs to rows")
         if self.source == "problems" and not self.path:
             raise ValueError('source = "problems" needs path')
         if self.source == "problems" and (self.items or self.seed is not None):
-            raise ValueError('items and seed belong to source = "synthetic"')
+            raise ValueError('items and seed belong to source = "synthetic" and "game"')
         if (self.keep_between or self.order != "shuffle") and not self.difficulty:
             raise ValueError("keep_between and order need difficulty, the file of pass rates")
         if self.window is not None and self.order != "window":
@@ -92,6 +102,13 @@ class Data(Knobs):
         if self.source == "synthetic" and self.difficulty and (not self.items or self.seed is None):
             raise ValueError("synthetic problems with difficulty need the items and the seed that were measured")
         return self
+
+
+class Window(Knobs):
+    """Memory of a game's last turns alone. Published (C.3 of the paper): one picture, five actions."""
+
+    pictures: Positive = Field(1, description="last pictures that a prompt shows, the present one included")
+    actions: int = Field(5, ge=0, description="last actions that a prompt tells")
 
 
 class RolloutConfig(Knobs):
@@ -104,6 +121,10 @@ class RolloutConfig(Knobs):
     max_prompt_tokens: Positive = Field(512, description="longer prompts are dropped and counted, never truncated")
     temperature: float = Field(1.0, gt=0, description="of sampling, and of every log-prob")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling; 1 = off, as published")
+    memory: Literal["full"] | Window = Field(
+        "full", description="games: full = one growing stream; { pictures, actions } = a fresh prompt every turn"
+    )
+    max_turns: Positive | None = Field(None, description="games: turns of an episode at most; None = as the game says")
     max_rounds: Positive | None = Field(
         None, description="sampling rounds to fill a step when groups are discarded; None = 1, with dapo 10"
     )
@@ -235,6 +256,7 @@ class Evaluate(Knobs):
     also_without_prompt: bool = Field(True, description="evaluate the base without the system prompt too (paper C.2)")
     temperature: float = Field(1.0, gt=0, description="of sampling")
     max_new_tokens: Positive = Field(64, description="per reply")
+    memory: Literal["suite", "full"] | Window = Field("suite", description="games: as in rollout; suite = as published")
 
 
 class Save(Knobs):
@@ -307,6 +329,10 @@ class Stage(Knobs):
         return self
 
 
+#: Scripted players of games, which stand beside a model's rows in results.
+PLAYERS = ("idle", "random", "expert")
+
+
 class Recipe(Knobs):
     """A whole run."""
 
@@ -337,7 +363,7 @@ class Recipe(Knobs):
     @model_validator(mode="after")
     def _graph(self) -> Recipe:
         for name, stage in self.stage.items():
-            if name in ("base", "base_no_prompt"):
+            if name in ("base", "base_no_prompt", *PLAYERS):
                 raise ValueError(f'a stage cannot be named "{name}": it is the name of an arm')
             if stage.start != "base" and stage.start not in self.stage:
                 raise ValueError(
@@ -356,7 +382,7 @@ class Recipe(Knobs):
                     f"stage.{name}.rollout: max_prompt_tokens + max_new_tokens exceed engine.max_context = {self.engine.max_context}"
                 )
         self.order()
-        arms = {"base", "base_no_prompt", *self.stage}
+        arms = {"base", "base_no_prompt", *PLAYERS, *self.stage}
         for a, b in self.compare:
             for arm in (a, b):
                 if arm not in arms:

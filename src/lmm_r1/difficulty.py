@@ -28,7 +28,7 @@ from lmm_r1.data.images import ImageStore
 from lmm_r1.data.jsonl_source import open_rows
 from lmm_r1.data.stream import First, Source, with_system
 from lmm_r1.data.synthetic.problems import SyntheticSource
-from lmm_r1.envs import ENVIRONMENTS
+from lmm_r1.envs.single_turn import SingleTurn
 from lmm_r1.errors import DataError, Fault, RecipeError
 from lmm_r1.recipes import system_prompt
 from lmm_r1.rewards import VERIFIERS
@@ -161,13 +161,13 @@ def _sampled(
         max_context=limit + int(settings["max_new_tokens"]),
     )
     episodes = [(p, sibling) for p in fits for sibling in range(samples)]
-    rollouts = iter(play(episodes, engine, adapter, ENVIRONMENTS, sampling, ("difficulty", settings["seed"]), encoded))
+    played = iter(play(episodes, engine, adapter, SingleTurn, sampling, ("difficulty", settings["seed"]), encoded))
     for problem in problems:
         if len(encoded[problem.id].token_ids) > limit:
             yield _line([], [])
             continue
-        mine = [next(rollouts) for _ in range(samples)]
-        yield _line(mine, [score(problem, [turn.reply for turn in r.turns], r.stop) for r in mine])
+        mine = [rollout for _ in range(samples) for rollout in next(played)]
+        yield _line(mine, [score(problem, r.turns, r.stop) for r in mine])
 
 
 def _line(rollouts: list[Rollout], scores: list[Score]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import difflib
 import json
 import math
 import re
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +20,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from lmm_r1.algorithms.published import check_stage
-from lmm_r1.config import Data, Recipe
+from lmm_r1.config import Data, Recipe, Stage
 from lmm_r1.data.synthetic.problems import DOMAINS
+from lmm_r1.envs.games import options_of
 from lmm_r1.errors import Fault, RecipeError
 from lmm_r1.evaluation.suites import SUITES
 
@@ -29,6 +31,11 @@ PROMPTS: dict[str, str] = {
     "none": "",
     # Part of how the micro base was made: another wording is another base model.
     "think": "Think first, then answer.",
+    "agent": (
+        "You play a game. Look at what is shown and think about your next move inside <think> and </think>; then, "
+        "directly after it, give the move itself inside <answer> and </answer>. Your reply must begin with <think> and "
+        "end with </answer>."
+    ),
     "lmm_r1": (
         "You are good at mathematics and work step by step. Reason about the question before you answer it, and "
         "give the final answer as LaTeX between dollar signs, like $...$. Put the reasoning inside <think> and "
@@ -85,6 +92,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
+def recipes_folder() -> Path:
+    """The recipes that come with the package: beside its source, or where a wheel puts them."""
+    checkout = Path(__file__).resolve().parents[2] / "recipes"
+    return checkout if checkout.is_dir() else Path(sys.prefix) / "share" / "lmm-r1" / "recipes"
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """The effective recipe, defaults written out, as TOML that `load_recipe` reads back to an equal Recipe."""
     lines: list[str] = []
@@ -108,12 +121,7 @@ def _override(raw: dict[str, Any], override: str) -> str:
     path = [part.strip() for part in dotted.split(".")]
     if not equals or not all(path):
         raise ValueError("an override looks like stage.fre_text.steps=20")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        if not re.fullmatch(r"[^\s\"'\[\]{}=#]+", text.strip()):
-            raise ValueError(f"{text!r} is neither a TOML value nor a bare word") from None
-        value = text.strip()
+    value = _toml_value(text)
     here: Any = raw
     for depth, part in enumerate(path):
         last = depth == len(path) - 1
@@ -132,6 +140,30 @@ def _override(raw: dict[str, Any], override: str) -> str:
         else:
             here = here[key]
     return ".".join(path)
+
+
+def options_from(settings: Sequence[str]) -> dict[str, Any]:
+    """`name=value` each, as in --option; a value is a TOML value or a bare word. RecipeError for another text."""
+    found = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        try:
+            if not equals or not name.strip():
+                raise ValueError("an option looks like moves=1")
+            found[name.strip()] = _toml_value(text)
+        except ValueError as error:
+            raise RecipeError(Fault(str(error), field=f"--option {setting}")) from None
+    return found
+
+
+def _toml_value(text: str) -> Any:
+    """A TOML value or a bare word. ValueError for another text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        if not re.fullmatch(r"[^\s\"'\[\]{}=#]+", text.strip()):
+            raise ValueError(f"{text!r} is neither a TOML value nor a bare word") from None
+        return text.strip()
 
 
 def _validate(raw: dict[str, Any]) -> tuple[Recipe | None, list[tuple[str, str, str]]]:
@@ -168,11 +200,25 @@ def _names(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
             for fault in error.faults:
                 yield fault.field, fault.message, fault.remedy
         for index, data in enumerate(stage.data):
+            if data.source == "game":
+                yield from _check_game(f"stage.{stage_name}.data.{index}", data, stage)
             field = f"stage.{stage_name}.data.{index}.families"
             for family in data.families if data.source == "synthetic" and data.domain else ():
                 if family not in DOMAINS[data.domain or ""]:
                     message = f'no family "{family}" in the {data.domain} domain'
                     yield field, message, _nearest(family, DOMAINS[data.domain or ""])
+
+
+def _check_game(field: str, data: Data, stage: Stage) -> Iterator[tuple[str, str, str]]:
+    """What is wrong with a game's name and options."""
+    try:
+        options = options_of(data.game, data.options)
+    except RecipeError as error:
+        for fault in error.faults:
+            yield f"{field}.options.{fault.field}".rstrip("."), fault.message, fault.remedy
+        return
+    if getattr(options, "compat", "none") == "paper" and stage.reward.format > 0:
+        yield f"{field}.options.compat", "the published reward pays for the format itself", "reward = { format = 0.0 }"
 
 
 def _explain(loc: tuple[int | str, ...], kind: str, message: str, value: object) -> tuple[str, str, str]:

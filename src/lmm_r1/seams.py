@@ -29,6 +29,7 @@ from lmm_r1.types import (
     Rollout,
     Sample,
     Score,
+    Turn,
     Verdict,
 )
 
@@ -72,26 +73,66 @@ class Verifier(Protocol):
     def __call__(self, problem: Problem, reply: str) -> Verdict: ...
 
 
+#: Keep a picture, uint8[H, W, 3], and name it: how a game shows something without knowing where pictures live.
+Put = Callable[[NDArray[np.uint8]], Image]
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What an environment says to a reply; `feedback` is empty when the episode is done."""
+    """What an environment says to a reply; `feedback` is empty when the episode is done.
+
+    reward: of this turn.  action: what was played, as a later prompt may repeat it; "" when the reply was no move.
+    outcome: a reason code in words such as "solved", "played", "bad_reply", "turn_limit".  success: how far the episode's
+    goal is reached by now, in [0, 1].  score: the benchmark's score by now, in its own unit.
+    """
 
     feedback: tuple[Message, ...]
     reward: float
     done: bool
+    action: str = ""
+    outcome: str = ""
+    success: float = 0.0
+    score: float = 0.0
 
 
 class Environment(Protocol):
     """One episode, single-use, seeded from the problem's id. Must not know tokens or engines."""
 
     def start(self) -> tuple[Message, ...]:
-        """The first messages."""
+        """The first messages: those of the problem. A second call is refused (RuntimeError): an episode is played once."""
 
     def step(self, reply: str) -> Step:
-        """Answer a reply."""
+        """Answer a reply. Never raises for what a model wrote; RuntimeError before `start` and after the end."""
 
     def close(self) -> None:
         """Free what the episode holds."""
+
+
+#: make(problem) -> its environment
+MakeEnvironment = Callable[[Problem], Environment]
+#: player(environment) -> the reply of a scripted player, which may look into its own game's environment
+Player = Callable[[Any], str]
+
+
+class Game(Protocol):
+    """A kind of episodes: makes their problems and environments. Must not know models, engines or rewards' weights.
+
+    `lmm-r1 check --env NAME` tries whether an object keeps to this; users name theirs "module:attribute".
+    """
+
+    name: str
+    options: type[Any]  # a frozen pydantic model: what a recipe may set
+
+    def problem(self, identity: str, seed: int, options: Any, put: Put) -> Problem:
+        """The problem of a seed: the opening messages, pictures included. problem.env is the game's name; problem.meta is
+        JSON-able, holds all that `environment` needs, and "key", equal for two seeds that give the same task."""
+
+    def environment(self, problem: Problem, put: Put) -> Environment:
+        """A fresh episode of a problem."""
+
+    def player(self, name: str, problem: Problem) -> Player:
+        """A scripted player: "idle" does nothing that counts, "random" plays at random (the same for the same problem),
+        "expert" plays well. ValueError for another name."""
 
 
 class ModelAdapter(Protocol):
@@ -200,5 +241,5 @@ class Tracker(Protocol):
         """Write the line of `step`."""
 
 
-#: score(problem, replies, stop) -> Score
-Scorer = Callable[[Problem, Sequence[str], str], Score]
+#: score(problem, turns, stop) -> Score of an episode: its turns over all segments, and why its last reply ended
+Scorer = Callable[[Problem, Sequence[Turn], str], Score]

@@ -21,14 +21,13 @@ import torch
 from lmm_r1.config import Recipe, Stage
 from lmm_r1.errors import EngineError, Fault, Interrupted, NumericError
 from lmm_r1.rollout.collect import Collected, collect, describe
-from lmm_r1.rollout.play import MakeEnvironment
 from lmm_r1.rollout.supervise import supervise
 from lmm_r1.runs.checkpoint import newest_good, save_checkpoint
 from lmm_r1.runs.diagnose import Watch
 from lmm_r1.runs.folder import StageFolder
 from lmm_r1.runs.live import LiveView
 from lmm_r1.runs.tracker import ReplayedTracker
-from lmm_r1.seams import Algorithm, ModelAdapter, RolloutEngine, Scorer, Trainer, WeightLink
+from lmm_r1.seams import Algorithm, MakeEnvironment, ModelAdapter, Player, RolloutEngine, Scorer, Trainer, WeightLink
 from lmm_r1.types import Anchors, Credit, Group, Problem, Rollout, Sample
 
 #: Verdict reasons that say nothing about the reply: too many of them and the rewards mean nothing.
@@ -107,7 +106,8 @@ class StageRun:
     stream: Stream
     engine: RolloutEngine
     adapter: ModelAdapter
-    environments: Mapping[str, MakeEnvironment]
+    environment: MakeEnvironment
+    expert: Callable[[Problem], Player]  # of games, for supervised stages
     score: Scorer
     trainer: Trainer
     link: WeightLink
@@ -173,12 +173,15 @@ def gather(run: StageRun, step: int) -> Collected:
     """What a step learns from: sampled and scored replies, or solutions to imitate."""
     stage, recipe = run.stage, run.recipe
     if supervised(run):
-        return supervise(run.stream.take, run.adapter, stage.rollout, max_context=recipe.engine.max_context)
+        return supervise(
+            run.stream.take, run.adapter, stage.rollout,
+            max_context=recipe.engine.max_context, make=run.environment, expert=run.expert,
+        )  # fmt: skip
     return collect(
         run.stream.take,
         run.engine,
         run.adapter,
-        run.environments,
+        run.environment,
         run.score,
         stage.rollout,
         max_context=recipe.engine.max_context,

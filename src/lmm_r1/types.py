@@ -93,13 +93,21 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One reply inside a rollout: its tokens are [start, end); `feedback` is the game's answer to it."""
+    """One reply inside a rollout: its tokens are [start, end); the rest is what the environment made of it.
+
+    feedback: its answer, as text.  action: what was played, "" for nothing.  outcome: a reason code, see seams.Step.
+    success: how far the episode's goal is reached by now, in [0, 1].  score: the benchmark's score by now.
+    """
 
     start: int
     end: int
     reply: str
     feedback: str = ""
     reward: float = 0.0
+    action: str = ""
+    outcome: str = ""
+    success: float = 0.0
+    score: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,11 +21,11 @@ from lmm_r1.data.images import ImageStore
 from lmm_r1.data.jsonl_source import JsonlSource, open_rows
 from lmm_r1.data.stream import First, ListSource, ProblemStream, Source, with_system
 from lmm_r1.data.synthetic.problems import SyntheticSource
-from lmm_r1.envs import ENVIRONMENTS
+from lmm_r1.envs.single_turn import SingleTurn
 from lmm_r1.errors import CheckpointError, DataError
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.rollout.collect import collect, describe
-from lmm_r1.types import Message, Problem, Request, Score, Text
+from lmm_r1.types import Message, Problem, Request, Score, Text, Turn
 from tests.fakes import CharAdapter, ScriptedEngine
 
 
@@ -394,11 +394,11 @@ def test_trial_33_fewer_rows_than_a_batch_are_met_again(rows: int) -> None:
         asked.append(request)
         return "1"
 
-    def score(_: Problem, replies: list[str], stop: str) -> Score:
+    def score(_: Problem, turns: list[Turn], stop: str) -> Score:
         return Score(1.0, {"format": 1.0, "accuracy": 1.0}, {"accuracy": "correct"})
 
     collected = collect(
-        stream.take, ScriptedEngine(reply), CharAdapter(), ENVIRONMENTS, score,  # type: ignore[arg-type]
+        stream.take, ScriptedEngine(reply), CharAdapter(), SingleTurn, score,  # type: ignore[arg-type]
         RolloutConfig(prompts=5, siblings=2), max_context=600, seed=(0,),
     )  # fmt: skip
     names = [group.problem.id for group in collected.groups]

@@ -15,7 +15,8 @@ from report_fixture import STAGES, fabricate
 from lmm_r1.errors import RecipeError
 from lmm_r1.reports import plots
 from lmm_r1.reports.page import in_words, write_report
-from lmm_r1.reports.rollouts import clipped, pick, picture, question, safe
+from lmm_r1.reports.rollouts import pick, question
+from lmm_r1.reports.safety import clipped, picture, safe
 from lmm_r1.runs.folder import RunFolder
 from lmm_r1.runs.jsonl import read_lines, write_lines
 

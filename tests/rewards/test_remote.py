@@ -15,6 +15,7 @@ from lmm_r1.errors import EngineError, RecipeError
 from lmm_r1.rewards.remote import MAX_BODY, TOKEN_VARIABLE, RemoteVerifier, VerifierServer
 from lmm_r1.rewards.score import make_scorer
 from lmm_r1.types import Problem, Verdict
+from tests.fakes import said
 
 TOKEN = "a token for tests"
 SEVEN = Problem("p", (), "7", meta={"note": "é"})
@@ -130,11 +131,11 @@ def test_a_run_stops_when_its_verifier_is_gone(monkeypatch: pytest.MonkeyPatch, 
     """Catches a scorer that turns a lost server into zero rewards."""
     monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
     score = make_scorer(Reward(verifier=server.url))
-    assert score(SEVEN, ["<think>t</think><answer>7</answer>"], "eos").reward == 1.5
+    assert score(SEVEN, said("<think>t</think><answer>7</answer>"), "eos").reward == 1.5
     server.stop()
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     with pytest.raises(EngineError):
-        score(SEVEN, ["<think>t</think><answer>7</answer>"], "eos")
+        score(SEVEN, said("<think>t</think><answer>7</answer>"), "eos")
 
 
 def shouted(problem: Problem, reply: str) -> bool:
@@ -145,7 +146,7 @@ def shouted(problem: Problem, reply: str) -> bool:
 def test_a_users_function_by_dotted_path() -> None:
     """Catches a recipe whose verifier is not the one that runs, and the paper's rule that is not."""
     score = make_scorer(Reward(verifier="tests.rewards.test_remote:shouted", workers=1, limit_s=5.0))
-    assert score(SEVEN, ["YES"], "eos").parts == {"format": 0.0, "accuracy": 1.0}
-    assert score(SEVEN, ["no"], "eos").parts["accuracy"] == 0.0
+    assert score(SEVEN, said("YES"), "eos").parts == {"format": 0.0, "accuracy": 1.0}
+    assert score(SEVEN, said("no"), "eos").parts["accuracy"] == 0.0
     paper = make_scorer(Reward(compat="paper"))
-    assert paper(SEVEN, ["<think>\\boxed{7}</think><answer>8</answer>"], "eos").reward == 1.5
+    assert paper(SEVEN, said("<think>\\boxed{7}</think><answer>8</answer>"), "eos").reward == 1.5

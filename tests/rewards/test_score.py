@@ -8,6 +8,7 @@ from lmm_r1.config import Reward
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.rewards.score import make_scorer
 from lmm_r1.types import Message, Problem, Text, Verdict
+from tests.fakes import said
 
 PROBLEM = Problem("p", (Message("user", (Text("2+2?"),)),), "4")
 
@@ -25,7 +26,7 @@ def test_the_two_parts_are_added(
     reply: str, reward: float, parts: tuple[float, float], reasons: tuple[str, str]
 ) -> None:
     """Catches accuracy gated on format, wrong weights, and parts logged with their weights."""
-    score = make_scorer(Reward())(PROBLEM, ["an earlier turn", reply], "eos")
+    score = make_scorer(Reward())(PROBLEM, said("an earlier turn", reply), "eos")
     assert score.reward == reward
     assert (score.parts["format"], score.parts["accuracy"]) == parts
     assert (score.verdicts["format"], score.verdicts["accuracy"]) == reasons
@@ -33,7 +34,7 @@ def test_the_two_parts_are_added(
 
 def test_weights_come_from_the_recipe() -> None:
     """Catches weights that are written into the code."""
-    score = make_scorer(Reward(format=0.25, accuracy=2.0))(PROBLEM, ["<think></think><answer>4</answer>"], "eos")
+    score = make_scorer(Reward(format=0.25, accuracy=2.0))(PROBLEM, said("<think></think><answer>4</answer>"), "eos")
     assert score.reward == 2.25
 
 
@@ -44,5 +45,5 @@ def test_a_failing_verifier_is_an_error_verdict_and_not_the_end_of_the_run(monke
         raise RuntimeError(reply)
 
     monkeypatch.setitem(VERIFIERS, "math", broken)
-    score = make_scorer(Reward())(PROBLEM, ["<think></think><answer>4</answer>"], "eos")
+    score = make_scorer(Reward())(PROBLEM, said("<think></think><answer>4</answer>"), "eos")
     assert (score.reward, score.verdicts["accuracy"]) == (0.5, "error")

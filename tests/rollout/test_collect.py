@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from lmm_r1.config import RolloutConfig
-from lmm_r1.envs import ENVIRONMENTS
+from lmm_r1.envs.single_turn import SingleTurn
 from lmm_r1.errors import DataError
 from lmm_r1.rollout.collect import collect, describe, shuffled
-from lmm_r1.types import Group, Message, Problem, Score, Text
+from lmm_r1.types import Group, Message, Problem, Score, Text, Turn
 from tests.fakes import CharAdapter, ScriptedEngine
 
 
@@ -29,8 +30,8 @@ def stream(texts: list[str]):  # type: ignore[no-untyped-def]
     return take
 
 
-def score(problem: Problem, replies, stop: str) -> Score:  # type: ignore[no-untyped-def]
-    right = float(replies[-1] == "1")
+def score(problem: Problem, turns: Sequence[Turn], stop: str) -> Score:
+    right = float(turns[-1].reply == "1")
     return Score(
         0.5 + right, {"format": 1.0, "accuracy": right}, {"format": "ok", "accuracy": "correct" if right else "wrong"}
     )
@@ -38,9 +39,7 @@ def score(problem: Problem, replies, stop: str) -> Score:  # type: ignore[no-unt
 
 def run(texts: list[str], config: RolloutConfig, **more):  # type: ignore[no-untyped-def]
     engine = ScriptedEngine(lambda r: "1" if r.seed % 3 else "0")
-    return collect(
-        stream(texts), engine, CharAdapter(), ENVIRONMENTS, score, config, max_context=100, seed=(0,), **more
-    )
+    return collect(stream(texts), engine, CharAdapter(), SingleTurn, score, config, max_context=100, seed=(0,), **more)
 
 
 def test_groups_keep_their_problem_and_their_size() -> None:
@@ -79,7 +78,7 @@ def test_the_greedy_reply_is_scored_and_not_learned_from() -> None:
     engine = ScriptedEngine(lambda r: "1" if r.top_p < 0.5 and r.token_ids[0] % 2 else "0")
     config = RolloutConfig(prompts=2, siblings=3)
     got = collect(
-        stream(["a", "b"]), engine, CharAdapter(), ENVIRONMENTS, score, config, max_context=100, seed=(0,), greedy=True
+        stream(["a", "b"]), engine, CharAdapter(), SingleTurn, score, config, max_context=100, seed=(0,), greedy=True
     )
     assert [len(g.scores) for g in got.groups] == [3, 3]
     assert {g.problem.id: g.greedy for g in got.groups} == {"p0": 1.5, "p1": 0.5}

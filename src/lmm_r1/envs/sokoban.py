@@ -4,14 +4,13 @@ The game pays as gym-sokoban does: -0.1 a step, +1 for a box pushed onto a targe
 on. `paper_reward` is the released reward of LMM-R1 to the digit; `plan_reward` is the default, which pays for solving and
 for boxes brought home, and never for moves. `score` is MageBench's.
 Leaves out: levels (sokoban_level.py, sokoban_levels.py), the solver (sokoban_solver.py), pictures (sokoban_picture.py),
-and the turn-by-turn layer over a language model.
+and the turns of a language model (sokoban_turns.py).
 Sources: gym-sokoban (github.com/mpSchrader/gym-sokoban); arXiv 2503.07536 and its sokoban_verifier.py; MageBench, arXiv
 2412.04531.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,12 +19,13 @@ import numpy as np
 from gymnasium import spaces
 
 from lmm_r1.drawing import CELL, Picture
+from lmm_r1.envs.episode import answer_of
 from lmm_r1.envs.sokoban_level import DIRECTIONS, Level, parse
 from lmm_r1.envs.sokoban_levels import SIZES, generate
 from lmm_r1.envs.sokoban_picture import full_picture, grid_picture
 from lmm_r1.envs.sokoban_solver import solution, solve
 
-__all__ = ["ACTIONS", "Sokoban", "paper_reward", "plan_of", "plan_reward", "score", "solve"]
+__all__ = ["ACTIONS", "Sokoban", "paper_reward", "plan_of", "plan_reward", "progress", "score", "solve", "worth"]
 
 ACTIONS = tuple(DIRECTIONS)
 RENDER_MODES = ("rgb_array", "ansi")
@@ -37,7 +37,6 @@ PAPER_ACTIONS, PAPER_SOLVED = 50, 3.0
 #: Share of the default reward for boxes brought home in a level that is not solved.
 PROGRESS = 0.3
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-_PLAN = re.compile(r"<answer>((?:(?!<answer>).)*)</answer>\s*\Z", re.DOTALL)
 
 
 def paid(before: Level, after: Level) -> float:
@@ -130,10 +129,10 @@ def rewards_of(level: Level, directions: Sequence[str]) -> list[float]:
 
 def plan_of(reply: str) -> list[str] | None:
     """The directions of a reply's answer; None unless it ends in one answer that holds nothing but directions and commas."""
-    found = _PLAN.search(reply)
-    if found is None or reply.count("<answer>") != 1:
+    answer = answer_of(reply)
+    if answer is None:
         return None
-    words = [word.strip().lower() for word in found[1].split(",")]
+    words = [word.strip().lower() for word in answer.split(",")]
     return words if all(word in DIRECTIONS for word in words) else None
 
 
@@ -153,11 +152,25 @@ def plan_reward(level: str | Level, reply: str, most: int = PAPER_ACTIONS) -> di
         end = end.move(direction)
         if end.solved:
             break
+    return {
+        "reward": worth(start, end), "solved": float(end.solved), "progress": progress(start, end),
+        "actions": float(len(plan)),
+    }  # fmt: skip
+
+
+def progress(start: Level, end: Level) -> float:
+    """Share of the boxes off their targets at the start that `end` brought home, in all; at least 0."""
     away = len(start.boxes - start.targets)
     brought = len(end.boxes & end.targets) - len(start.boxes & start.targets)
-    progress = max(0.0, brought / away) if away else 1.0
-    reward = 1.0 if end.solved else PROGRESS * progress
-    return {"reward": reward, "solved": float(end.solved), "progress": progress, "actions": float(len(plan))}
+    return max(0.0, brought / away) if away else 1.0
+
+
+def worth(start: Level, end: Level) -> float:
+    """What the default reward gives for having come from `start` to `end`: 1 when solved, else PROGRESS * progress.
+
+    Turns are paid by differences of it, so that going in circles, and pushing a box on and off, pays nothing.
+    """
+    return 1.0 if end.solved else PROGRESS * progress(start, end)
 
 
 def paper_reward(level: str | Level, reply: str) -> dict[str, float]:

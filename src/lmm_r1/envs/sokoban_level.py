@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from lmm_r1.errors import DataError, Fault
 
@@ -111,6 +112,30 @@ def parse(text: str) -> Level:
         raise _wrong("has a box or a target that the player can never come near")
     walls = frozenset(set(range(height * width)) - inside)
     return _trimmed(Level(height, width, walls, targets, boxes, players[0]))
+
+
+def read_levels(path: Path) -> list[Level]:
+    """The levels of a file: blocks of ASCII rows with blank lines or lines of other text between, as Boxoban and XSB have
+    them. DataError, with its line, for a block that is no level, and for a file without any."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(Fault(f"cannot be read: {error}", file=str(path))) from None
+    levels: list[Level] = []
+    block: list[str] = []
+    for number, line in enumerate([*lines, ""], start=1):
+        if line.strip() and "#" in line and not set(line) - set("# .$*@+-_"):
+            block.append(line)
+        elif block:
+            try:
+                levels.append(parse("\n".join(block)))
+            except DataError as error:
+                row = number - len(block)
+                raise DataError(Fault(error.faults[0].message, file=str(path), row=row)) from None
+            block = []
+    if not levels:
+        raise DataError(Fault("holds no Sokoban level", file=str(path)))
+    return levels
 
 
 def _wrong(what: str) -> DataError:

@@ -1,7 +1,8 @@
 """Sample an answer to every item of a suite, verify it, and say how sure the figures are.
 
 Accuracy is the verifier's; format and reasoning are told apart from it, because an accuracy gain that
-is only a format gain is not reasoning. Every item and every arm has its own fixed seed.
+is only a format gain is not reasoning. Every item and every arm has its own fixed seed. An item of a game is an episode:
+its accuracy is the game's success, beside it stands the benchmark's score, and scripted players show what both are worth.
 """
 
 from __future__ import annotations
@@ -9,24 +10,32 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from lmm_r1.config import Reward
 from lmm_r1.data.images import ImageStore
 from lmm_r1.data.stream import with_system
-from lmm_r1.envs import ENVIRONMENTS
+from lmm_r1.envs.games import game, open_environment
 from lmm_r1.evaluation.statistics import paired_difference, wilson
 from lmm_r1.evaluation.suites import suite
 from lmm_r1.rewards.format import reasons
-from lmm_r1.rollout.play import Sampling, play
-from lmm_r1.seams import ModelAdapter, RolloutEngine, Scorer
-from lmm_r1.types import Image, Problem, Text
+from lmm_r1.rewards.score import make_scorer
+from lmm_r1.rollout.play import Sampling, play, turns_of
+from lmm_r1.rollout.scripted import scripted
+from lmm_r1.seams import ModelAdapter, Put, RolloutEngine, Scorer
+from lmm_r1.types import Image, Problem, Score, Text, Turn
 
 
 @dataclass(frozen=True, slots=True)
 class ItemResult:
-    """What one item gave: shares are 0 or 1, `length` is in tokens."""
+    """What one item gave: shares are in [0, 1], `length` is in tokens, of a game those of all its replies.
+
+    reply: the last one.  score: of a game, in its benchmark's unit; None for a question.  turns: replies.
+    """
 
     problem_id: str
     reply: str
@@ -35,6 +44,8 @@ class ItemResult:
     reasons: float
     verdict: str
     length: int
+    score: float | None = None
+    turns: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +77,18 @@ class SetResult:
             "mean_length": float(np.mean([i.length for i in self.items])),
             "version": self.version,
             "verdicts": dict(Counter(i.verdict for i in self.items).most_common()),
+            **self._of_games(),
             **self._blind_check(),
         }
+
+    def _of_games(self) -> dict[str, Any]:
+        """The benchmark's score, its mean with a 95 % interval, and replies per episode; {} for questions."""
+        scores = [i.score for i in self.items if i.score is not None]
+        if not scores:
+            return {}
+        mean, low, high = paired_difference(scores, [0.0] * len(scores))
+        turns = float(np.mean([i.turns for i in self.items]))
+        return {"score": {"mean": mean, "low": low, "high": high}, "mean_turns": turns}
 
     def _blind_check(self) -> dict[str, Any]:
         """Accuracy with blank pictures, and what seeing adds (paired, with its 95 % interval); {} when it was not asked."""
@@ -113,61 +134,75 @@ def evaluate_set(
     system: str,
     seed: int,
     blind: int = 0,
+    memory: Literal["suite", "full"] | tuple[int, int] = "suite",
 ) -> SetResult:
     """Evaluate the weights that the engine holds on the first n items of a suite, one sample each.
 
     blind: so many of them are also answered with every picture blank (nothing for a set without pictures).
+    memory: of games, "suite" = the one that the suite names, "full", or (pictures, actions) of a window.
     """
     chosen = suite(name)
     problems = [with_system(p, system) for p in chosen.problems(images, n)]
     key = ("evaluate", seed, name, chosen.version)
     unseen = [blanked(p, images) for p in problems[:blind] if p.images]
-    return SetResult(
-        name,
-        chosen.version,
-        _answers(problems, engine, adapter, score, sampling, key),
-        _answers(unseen, engine, adapter, score, sampling, key) if len(unseen) == min(blind, n) else (),
-    )
+    sampling = replace(sampling, window=chosen.window if memory == "suite" else None if memory == "full" else memory)
+
+    def answers(asked: Sequence[Problem], put: Put) -> tuple[ItemResult, ...]:
+        episodes = play([(p, 0) for p in asked], engine, adapter, open_environment(put), sampling, key)
+        return tuple(
+            _result(p, score(p, turns_of(e), e[-1].stop), turns_of(e)) for p, e in zip(asked, episodes, strict=True)
+        )
+
+    seen = answers(problems, images.put)
+    blank = partial(_put_blank, images)
+    return SetResult(name, chosen.version, seen, answers(unseen, blank) if len(unseen) == min(blind, n) else ())
+
+
+def evaluate_player(name: str, n: int, player: str, images: ImageStore) -> SetResult:
+    """A scripted player ("idle", "random", "expert") on the first n items of a game's suite. ValueError for another set."""
+    chosen = suite(name)
+    make = open_environment(images.put)
+    results = []
+    for problem in chosen.problems(images, n):
+        if problem.env == "single_turn":
+            raise ValueError(f"nobody plays the set {name}: it holds questions")
+        turns = scripted(problem, make, game(problem.env).player(player, problem))
+        results.append(_result(problem, _GAMES_ONLY(problem, turns, "eos"), turns))
+    return SetResult(name, chosen.version, tuple(results))
 
 
 def blanked(problem: Problem, images: ImageStore) -> Problem:
     """The problem with every picture replaced by a grey one of the same size: what is left is what a blind model knows."""
 
     def blank(part: Text | Image) -> Text | Image:
-        if isinstance(part, Text):
-            return part
-        return images.put(np.full_like(images.get(part.sha), 128))
+        return part if isinstance(part, Text) else _put_blank(images, images.get(part.sha))
 
     messages = tuple(replace(m, content=tuple(map(blank, m.content))) for m in problem.messages)
     return replace(problem, messages=messages)
 
 
-def _answers(
-    problems: Sequence[Problem],
-    engine: RolloutEngine,
-    adapter: ModelAdapter,
-    score: Scorer,
-    sampling: Sampling,
-    key: tuple[object, ...],
-) -> tuple[ItemResult, ...]:
-    """One sampled and verified answer to each problem."""
-    rollouts = play([(p, 0) for p in problems], engine, adapter, ENVIRONMENTS, sampling, key)
-    results = []
-    for problem, rollout in zip(problems, rollouts, strict=True):
-        replies = [turn.reply for turn in rollout.turns]
-        verdict = score(problem, replies, rollout.stop)
-        results.append(
-            ItemResult(
-                problem_id=problem.id,
-                reply=replies[-1],
-                accuracy=float(verdict.parts["accuracy"]),
-                format=float(verdict.parts["format"]),
-                reasons=float(reasons(replies[-1])),
-                verdict=verdict.verdicts["accuracy"],
-                length=rollout.reply_tokens,
-            )
-        )
-    return tuple(results)
+def _put_blank(images: ImageStore, pixels: NDArray[np.uint8]) -> Image:
+    """A grey picture of the same size: what a blind player of a game is shown."""
+    return images.put(np.full_like(pixels, 128))
+
+
+#: Scripted players are scored by their games alone: the default weights mean nothing for them.
+_GAMES_ONLY = make_scorer(Reward())
+
+
+def _result(problem: Problem, scored: Score, turns: Sequence[Turn]) -> ItemResult:
+    """What one answered item gave."""
+    return ItemResult(
+        problem_id=problem.id,
+        reply=turns[-1].reply,
+        accuracy=float(scored.parts["accuracy"]),
+        format=float(scored.parts["format"]),
+        reasons=float(np.mean([reasons(turn.reply) for turn in turns])),
+        verdict=scored.verdicts["accuracy"],
+        length=sum(turn.end - turn.start for turn in turns),
+        score=None if problem.env == "single_turn" else turns[-1].score,
+        turns=len(turns),
+    )
 
 
 def difference(a: str, b: str, results: Mapping[str, Mapping[str, SetResult]], name: str) -> dict[str, object]:

@@ -2,7 +2,9 @@
 
 The held-out sets of the micro task come from the evaluation split of data/synthetic/items.py, which no training
 draws from. `text`, `geometry` and `perception` are problems to reason about; `reading` and `grid` show
-whether a model sees.
+whether a model sees. The games' sets are episodes of seeds whose tasks no training plays (envs/games.py); those named
+micro are drawn for the micro model, an object a cell. Online, a prompt shows one picture and five actions, as published
+(arXiv 2503.07536, C.3).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from lmm_r1.data.synthetic import habits
 from lmm_r1.data.synthetic.items import draw
 from lmm_r1.data.synthetic.perception import grid
 from lmm_r1.data.synthetic.problems import DOMAINS, SyntheticSource, to_problem
+from lmm_r1.envs.games import draw_problem, game, options_of
 from lmm_r1.errors import RecipeError
 from lmm_r1.types import Image, Message, Problem, Text
 
@@ -29,6 +32,8 @@ class Suite:
     name: str
     version: int
     problems: Callable[[ImageStore, int], list[Problem]]
+    window: tuple[int, int] | None = None  # games: pictures and actions that a prompt shows; None = everything
+    game: str = ""
 
 
 def _domain(name: str) -> Callable[[ImageStore, int], list[Problem]]:
@@ -65,6 +70,29 @@ def _grid(images: ImageStore, n: int) -> list[Problem]:
     return [to_problem(item, "grid", f"grid/{index}", images.put) for index, item in enumerate(items)]
 
 
+def _game(name: str, **options: object) -> Callable[[ImageStore, int], list[Problem]]:
+    def problems(images: ImageStore, n: int) -> list[Problem]:
+        kind, chosen = game(name), options_of(name, options)
+        return [draw_problem(kind, chosen, "evaluation", EVALUATION_SEED, index, images.put) for index in range(n)]
+
+    return problems
+
+
+#: MageBench's kinds of levels, in turn (arXiv 2412.04531).
+SOKOBAN_SIZES = ("small_v0", "small_v1", "v0", "v1", "v2", "large_v0", "large_v1", "huge_v0")
+MICRO_SOKOBAN = {
+    "sizes": ("micro_6x6",), "most_pushes": 6, "picture": "grid", "brief": True,
+}  # fmt: skip
+FOOTBALL_SCENARIOS = (
+    "empty_goal", "run_to_score", "pass_and_shoot_with_keeper", "run_pass_and_shoot_with_keeper", "3_vs_1_with_keeper",
+    "corner", "counterattack_easy", "counterattack_hard", "11_vs_11",
+)  # fmt: skip
+MICRO_FOOTBALL = {
+    "scenarios": ("micro_empty_goal", "micro_1_vs_1", "micro_keeper", "micro_2_vs_1"), "picture": "grid", "brief": True,
+    "max_turns": 20,
+}  # fmt: skip
+PUBLISHED_WINDOW = (1, 5)
+
 SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (
@@ -73,8 +101,17 @@ SUITES: dict[str, Suite] = {
         Suite("perception", 2, _domain("perception")),
         Suite("reading", 2, _reading),
         Suite("grid", 1, _grid),
+        Suite("sokoban-global", 1, _game("sokoban", mode="global", sizes=SOKOBAN_SIZES), None, "sokoban"),
+        Suite("sokoban-online", 1, _game("sokoban", sizes=SOKOBAN_SIZES, max_turns=60), PUBLISHED_WINDOW, "sokoban"),
+        Suite("micro-sokoban-global", 1, _game("sokoban", mode="global", **MICRO_SOKOBAN), None, "sokoban"),
+        Suite(
+            "micro-sokoban-online", 1, _game("sokoban", moves=1, max_turns=20, **MICRO_SOKOBAN), PUBLISHED_WINDOW,
+            "sokoban",
+        ),
+        Suite("football-online", 1, _game("football", scenarios=FOOTBALL_SCENARIOS), PUBLISHED_WINDOW, "football"),
+        Suite("micro-football-online", 1, _game("football", **MICRO_FOOTBALL), PUBLISHED_WINDOW, "football"),
     )
-}
+}  # fmt: skip
 
 
 def suite(name: str) -> Suite:

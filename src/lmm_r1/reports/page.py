@@ -19,10 +19,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lmm_r1.config import Recipe, Stage
+from lmm_r1.config import PLAYERS, Recipe, Stage
 from lmm_r1.errors import Fault, RecipeError
 from lmm_r1.reports import plots
-from lmm_r1.reports.rollouts import safe, stage_rollouts
+from lmm_r1.reports.rollouts import stage_rollouts
+from lmm_r1.reports.safety import safe
 from lmm_r1.reports.style import STYLE
 from lmm_r1.reports.verdicts import arms_table, stage_line
 from lmm_r1.runs.diagnose import diagnose
@@ -129,7 +130,10 @@ def _results(arms: Mapping[str, Mapping[str, Any]], results: Mapping[str, Any], 
         return '<section><h2>Results</h2><p class="none">No arm has been evaluated yet.</p></section>'
     sets = list(dict.fromkeys(name for cells in arms.values() for name in cells))
     best = {
-        s: max((plots.number(cells[s], "accuracy") for cells in arms.values() if s in cells), default=math.nan)
+        s: max(
+            (plots.number(cells[s], "accuracy") for arm, cells in arms.items() if s in cells and arm not in PLAYERS),
+            default=math.nan,
+        )
         for s in sets
     }
     head = "".join(f'<th colspan="5" class="set">{safe(s)}</th>' for s in sets)
@@ -145,7 +149,7 @@ def _results(arms: Mapping[str, Mapping[str, Any]], results: Mapping[str, Any], 
             top = " top" if plots.number(cell, "accuracy") == best[name] else ""
             length = plots.number(cell, "mean_length")
             row += (
-                f'<td class="first{top}"><b>{_share(cell, "accuracy")}</b><small>{_share(cell, "low")[:-2]} – {_share(cell, "high")[:-2]}</small></td>'
+                f'<td class="first{top}"><b>{_share(cell, "accuracy")}</b><small>{_share(cell, "low")[:-2]} – {_share(cell, "high")[:-2]}</small>{_score(cell)}</td>'
                 f"<td>{_share(cell, 'format_rate')}</td><td>{_share(cell, 'accuracy_given_format')}</td><td>{_share(cell, 'reasoning_share')}</td>"
                 f"<td>{f'{length:.1f}' if math.isfinite(length) else '–'}</td>"
             )
@@ -161,6 +165,15 @@ def _results(arms: Mapping[str, Mapping[str, Any]], results: Mapping[str, Any], 
         f'<div class="wide"><table class="results"><thead><tr><th></th>{head}</tr><tr><th>arm</th>{columns}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>{arms_table(arms, colours)}</section>"
     )
+
+
+def _score(cell: Mapping[str, Any]) -> str:
+    """The benchmark's score of a game, under its success; "" for questions."""
+    score = cell.get("score")
+    if not isinstance(score, Mapping):
+        return ""
+    mean, low, high = (plots.number(score, key) for key in ("mean", "low", "high"))
+    return f"<small>score {mean:.1f} [{low:.1f}, {high:.1f}]</small>"
 
 
 def in_words(difference: Mapping[str, Any]) -> str:

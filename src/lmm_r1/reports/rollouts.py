@@ -8,49 +8,18 @@ Left out: how rollouts are kept (runs/tracker.py).
 
 from __future__ import annotations
 
-import base64
-import html
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lmm_r1.reports.episodes import is_game, strips
+from lmm_r1.reports.safety import clipped, number, picture, safe
 from lmm_r1.runs.folder import StageFolder
 from lmm_r1.runs.jsonl import read_lines
-from lmm_r1.runs.sanitise import sanitise
 
-#: Longest text and largest picture file shown, characters and bytes.
-MAX_TEXT, MAX_PICTURE = 4000, 4 << 20
 _PLACEHOLDERS = re.compile(r"(?:<\|vision_start\|>)?(?:<\|image_pad\|>)+(?:<\|vision_end\|>)?")
 _ROLE = re.compile(r"<\|im_start\|>(\w+)\n?|<\|im_end\|>\n?|<\|endoftext\|>")
-
-
-def safe(value: object) -> str:
-    """Untrusted text for HTML: sanitised, then escaped (quotes too, so that it may stand in an attribute)."""
-    return html.escape(sanitise(str(value)), quote=True)
-
-
-def clipped(text: str, limit: int = MAX_TEXT) -> str:
-    """`text` cut in its middle to about `limit` characters, saying how much is left out."""
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    return f"{text[:half]}\n[… {len(text) - 2 * half} characters left out …]\n{text[-half:]}"
-
-
-def picture(folder: Path, sha: object) -> str:
-    """An <img> of images/<sha>.png, inlined; a short note when it cannot be shown."""
-    if not (isinstance(sha, str) and re.fullmatch(r"[0-9a-f]{64}", sha)):
-        return '<span class="gone">picture without a name</span>'
-    path = folder / f"{sha}.png"
-    if not path.is_file() or path.stat().st_size > MAX_PICTURE:
-        return f'<span class="gone">picture {sha[:12]}… is not shown: {"too large" if path.is_file() else "missing"}</span>'
-    content = path.read_bytes()
-    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
-        return f'<span class="gone">picture {sha[:12]}… is not shown: not a PNG</span>'
-    return (
-        f'<img class="seen" alt="picture {sha[:12]}" src="data:image/png;base64,{base64.b64encode(content).decode()}">'
-    )
 
 
 def question(prompt: str) -> str:
@@ -91,8 +60,10 @@ def stage_rollouts(folder: StageFolder, steps: int = 3, groups: int = 2, replies
 def _card(folder: StageFolder, records: Sequence[Mapping[str, Any]], replies: int) -> str:
     """One problem and some of its replies: the best, the worst, and what lies between."""
     first = records[0]
+    if is_game(first):
+        return strips(folder.images, records, replies, question)
     pictures = "".join(picture(folder.images, sha) for sha in first.get("images", []))
-    ranked = sorted(records, key=lambda record: -_number(record.get("reward")))
+    ranked = sorted(records, key=lambda record: -number(record.get("reward")))
     shown = (
         [ranked[round(i * (len(ranked) - 1) / max(1, replies - 1))] for i in range(replies)]
         if len(ranked) > replies
@@ -108,11 +79,11 @@ def _card(folder: StageFolder, records: Sequence[Mapping[str, Any]], replies: in
 
 def _reply(record: Mapping[str, Any]) -> str:
     parts, verdicts = record.get("parts") or {}, record.get("verdicts") or {}
-    right = _number(parts.get("accuracy")) > 0
+    right = number(parts.get("accuracy")) > 0
     verdict = verdicts.get("accuracy", "right" if right else "wrong")
     tags = [f'<span class="tag {"good" if right else "bad"}">{safe(verdict).replace("_", " ")}</span>']
     if "format" in parts:
-        formed = _number(parts.get("format")) > 0
+        formed = number(parts.get("format")) > 0
         tags.append(
             f'<span class="tag {"good" if formed else "bad"}">{"well-formed" if formed else "format broken"}</span>'
         )
@@ -120,12 +91,6 @@ def _reply(record: Mapping[str, Any]) -> str:
         tags.append(f'<span class="tag bad">stopped by {safe(record.get("stop"))}</span>')
     trainable = record.get("trainable")
     length = f"{sum(map(bool, trainable))} tokens" if isinstance(trainable, list) else ""
-    figures = (
-        f"reward {_number(record.get('reward')):.2f} · advantage {_number(record.get('advantage')):+.2f} · {length}"
-    )
+    figures = f"reward {number(record.get('reward')):.2f} · advantage {number(record.get('advantage')):+.2f} · {length}"
     text = "\n— — —\n".join(str(reply) for reply in record.get("replies") or [])
     return f'<div class="reply"><p>{"".join(tags)}<span class="figures">{figures}</span></p><pre>{safe(clipped(text))}</pre></div>'
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0

@@ -72,6 +72,14 @@ summary{cursor:pointer;font-weight:600}
 .tag.bad{background:#fbeae8;color:var(--bad)}
 .reply .figures,.count{color:var(--soft);font-size:12px}
 .gone{display:block;color:var(--soft);font-size:12.5px;font-style:italic}
+.game{grid-template-columns:1fr;gap:10px}
+.episode>p{margin:6px 0}
+.episode .figures{color:var(--soft);font-size:12px}
+.strip{display:flex;flex-wrap:wrap;gap:10px}
+.turn{width:150px;font-size:12.5px}
+.turn .seen{min-width:0;width:100%;margin-bottom:4px}
+.turn .figures{float:right}
+.turn pre{max-height:72px;padding:4px 6px;font-size:11px}
 pre{margin:0;white-space:pre-wrap;overflow-wrap:anywhere;max-height:340px;overflow-y:auto;background:var(--pale);border-radius:6px;
 padding:8px 12px;font:12.5px/1.45 ui-monospace,SFMono-Regular,Menlo,"DejaVu Sans Mono",monospace}
 .origin{table-layout:fixed;width:100%}

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmm_r1.reports.plots import number
-from lmm_r1.reports.rollouts import safe
+from lmm_r1.reports.safety import safe
 
 #: Reason codes in the order shown; a verifier of a user's own may add others.
 REASONS = ("correct", "wrong", "no_answer", "unparsable_answer", "ambiguous", "too_big", "timeout", "error")

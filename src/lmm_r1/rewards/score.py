@@ -1,5 +1,7 @@
 """Verdicts to a Score: r = format * format_ok + accuracy * answer_right (arXiv 2503.07536, section 3.2).
 
+For a game, answer_right is what its turns earned, and format_ok the share of its replies in the right format.
+
 The two parts are paid apart, as published: a right answer in a wrong format pays, and the other way
 round. A gold that does not verify against itself pays nothing (the released code pays 1.0 for it).
 The built-in verifiers limit sizes before they work and run here; a user's own function runs in a pool whose
@@ -19,7 +21,7 @@ from lmm_r1.rewards.paper import paper_verdict
 from lmm_r1.rewards.pool import VerifierPool
 from lmm_r1.rewards.remote import REPLACED_S, TOKEN_VARIABLE, RemoteVerifier
 from lmm_r1.seams import Verifier
-from lmm_r1.types import Problem, Score, Verdict
+from lmm_r1.types import Problem, Score, Turn, Verdict
 
 
 def guarded(verifier: Verifier, problem: Problem, reply: str) -> Verdict:
@@ -44,26 +46,44 @@ def make_verifier(cfg: Reward) -> Verifier:
 
 
 class RuleScorer:
-    """score(problem, replies, stop) -> Score of the last reply; `close()` ends the verifier's processes.
+    """score(problem, turns, stop) -> Score of an episode; `close()` ends the verifier's processes.
 
-    parts and verdicts have the keys "format" and "accuracy"; parts are unweighted. Raises KeyError for a
+    parts and verdicts have the keys "format" and "accuracy"; parts are unweighted. For a question the last reply counts;
+    for a game the part "game" is what its turns earned, and accuracy is its success. Raises KeyError for a
     problem whose verifier is not in VERIFIERS: that is a fault of the data, not of the reply.
     """
 
     def __init__(self, cfg: Reward) -> None:
         self._cfg, self._verifier = cfg, make_verifier(cfg)
 
-    def __call__(self, problem: Problem, replies: Sequence[str], stop: str) -> Score:
+    def __call__(self, problem: Problem, turns: Sequence[Turn], stop: str) -> Score:
         """The weighted sum, its parts and their reasons."""
+        if problem.env != "single_turn":
+            return self._of_game(problem, turns)
         if problem.verifier not in VERIFIERS:
             raise KeyError(problem.verifier)
-        reply = replies[-1] if replies else ""
+        reply = turns[-1].reply if turns else ""
         written = guarded(format_verdict, problem, reply)
         right = guarded(self._verifier, problem, reply)
         return Score(
             reward=self._cfg.format * written.value + self._cfg.accuracy * right.value,
             parts={"format": written.value, "accuracy": right.value},
             verdicts={"format": written.reason, "accuracy": right.reason},
+        )
+
+    def _of_game(self, problem: Problem, turns: Sequence[Turn]) -> Score:
+        """What the game paid each turn, and the format of each reply: a turn is rewarded for itself."""
+        written = [guarded(format_verdict, problem, turn.reply).value for turn in turns]
+        shares = [ok / len(turns) for ok in written]
+        per_turn = tuple(
+            self._cfg.format * share + self._cfg.accuracy * turn.reward
+            for share, turn in zip(shares, turns, strict=True)
+        )
+        return Score(
+            reward=sum(per_turn),
+            parts={"format": sum(shares), "accuracy": turns[-1].success, "game": sum(turn.reward for turn in turns)},
+            verdicts={"format": "correct" if all(written) else "wrong", "accuracy": turns[-1].outcome},
+            per_turn=per_turn,
         )
 
     def close(self) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 
 from lmm_r1.config import RolloutConfig
 from lmm_r1.errors import DataError
-from lmm_r1.rollout.play import MakeEnvironment, Sampling, play, seed_of
-from lmm_r1.seams import ModelAdapter, RolloutEngine, Scorer
+from lmm_r1.rollout.play import Sampling, play, seed_of, turns_of
+from lmm_r1.seams import MakeEnvironment, ModelAdapter, RolloutEngine, Scorer
 from lmm_r1.types import Encoded, Group, Problem, Score
 
 #: Give up when this many problems in a row do not fit: the limit, not the data, is then wrong.
@@ -37,7 +37,7 @@ def collect(
     take: Callable[[int], list[Problem]],
     engine: RolloutEngine,
     adapter: ModelAdapter,
-    environments: Mapping[str, MakeEnvironment],
+    make: MakeEnvironment,
     score: Scorer,
     config: RolloutConfig,
     *,
@@ -53,7 +53,7 @@ def collect(
     random (the control arm that must learn nothing). greedy: also sample the likeliest reply to each problem, for its
     reward alone. Raises DataError when prompts never fit.
     """
-    sampling = Sampling(config.max_new_tokens, config.temperature, config.top_p, max_context)
+    sampling = sampling_of(config, max_context)
     groups: list[Group] = []
     dropped = discarded = rounds = 0
     max_rounds = config.max_rounds or (1 if keep is None else ROUNDS_WHEN_FILTERED)
@@ -62,16 +62,12 @@ def collect(
         problems, encoded, too_long = fitting(take, adapter, wanted, config.max_prompt_tokens)
         dropped += too_long
         episodes = [(p, sibling) for p in problems for sibling in range(config.siblings)]
-        rollouts = play(episodes, engine, adapter, environments, sampling, (*seed, rounds), encoded)
-        best = (
-            _greedy(problems, engine, adapter, environments, score, sampling, (*seed, rounds), encoded)
-            if greedy
-            else {}
-        )
+        played = play(episodes, engine, adapter, make, sampling, (*seed, rounds), encoded)
+        best = _greedy(problems, engine, adapter, make, score, sampling, (*seed, rounds), encoded) if greedy else {}
         for at, problem in enumerate(problems):
-            mine = rollouts[at * config.siblings : (at + 1) * config.siblings]
-            scores = [score(problem, [turn.reply for turn in r.turns], r.stop) for r in mine]
-            group = Group(problem, tuple((r,) for r in mine), tuple(scores), best.get(problem.id))
+            mine = tuple(played[at * config.siblings : (at + 1) * config.siblings])
+            scores = [score(problem, turns_of(episode), episode[-1].stop) for episode in mine]
+            group = Group(problem, mine, tuple(scores), best.get(problem.id))
             if keep is None or keep(group):
                 groups.append(group)
             else:
@@ -91,7 +87,7 @@ def _greedy(
     problems: Sequence[Problem],
     engine: RolloutEngine,
     adapter: ModelAdapter,
-    environments: Mapping[str, MakeEnvironment],
+    make: MakeEnvironment,
     score: Scorer,
     sampling: Sampling,
     seed: Sequence[object],
@@ -99,9 +95,17 @@ def _greedy(
 ) -> dict[str, float]:
     """The reward of the likeliest reply to each problem, by problem id."""
     likeliest = replace(sampling, top_p=GREEDY_TOP_P)
-    rollouts = play([(p, 0) for p in problems], engine, adapter, environments, likeliest, (*seed, "greedy"), encoded)
-    pairs = zip(problems, rollouts, strict=True)
-    return {p.id: score(p, [turn.reply for turn in r.turns], r.stop).reward for p, r in pairs}
+    episodes = play([(p, 0) for p in problems], engine, adapter, make, likeliest, (*seed, "greedy"), encoded)
+    pairs = zip(problems, episodes, strict=True)
+    return {p.id: score(p, turns_of(episode), episode[-1].stop).reward for p, episode in pairs}
+
+
+def sampling_of(config: RolloutConfig, max_context: int) -> Sampling:
+    """How a stage's replies are drawn and remembered."""
+    window = None if config.memory == "full" else (config.memory.pictures, config.memory.actions)
+    return Sampling(
+        config.max_new_tokens, config.temperature, config.top_p, max_context, window, config.max_turns
+    )  # fmt: skip
 
 
 def fitting(
@@ -139,19 +143,26 @@ def shuffled(groups: Sequence[Group], seed: int) -> list[Group]:
 
 
 def describe(groups: Sequence[Group]) -> dict[str, float]:
-    """Metrics of what was sampled: reward and its parts, lengths in tokens, shares."""
+    """Metrics of what was sampled: reward and its parts, lengths in tokens, shares.
+
+    length: of a reply. A part is averaged over the episodes that have it: games and questions may meet in one step.
+    turns/mean stands where an episode had more than one.
+    """
     scores = [s for g in groups for s in g.scores]
-    rollouts = [r for g in groups for r in g.rollouts]
-    lengths = np.array([r.reply_tokens for r in rollouts], np.float64)
+    episodes = [episode for g in groups for episode in g.episodes]
+    lengths = np.array([t.end - t.start for e in episodes for t in turns_of(e)], np.float64)
+    turns = np.array([len(turns_of(e)) for e in episodes], np.float64)
     metrics = {
         "reward/mean": float(np.mean([s.reward for s in scores])),
         "length/mean": float(lengths.mean()),
         "length/max": float(lengths.max()),
-        "truncated_share": float(np.mean([r.stop != "eos" for r in rollouts])),
+        "truncated_share": float(np.mean([e[-1].stop != "eos" for e in episodes])),
         "zero_advantage_share": float(np.mean([len({s.reward for s in g.scores}) == 1 for g in groups])),
     }
-    for part in scores[0].parts:
-        metrics[f"reward/{part}"] = float(np.mean([s.parts[part] for s in scores]))
+    for part in sorted({part for s in scores for part in s.parts}):
+        metrics[f"reward/{part}"] = float(np.mean([s.parts[part] for s in scores if part in s.parts]))
+    if turns.max() > 1:
+        metrics["turns/mean"] = float(turns.mean())
     reasons: dict[str, int] = {}
     for s in scores:
         reason = s.verdicts.get("accuracy", "none")

@@ -1,8 +1,9 @@
-"""The turn loop: an engine and environments play episodes, and each becomes an append-only Rollout.
+"""The turn loop: an engine and environments play episodes, and each becomes one or more append-only Rollouts.
 
-Inside a rollout nothing is ever rendered or tokenised a second time: the prompt is encoded once per
-problem, replies are the engine's own ids, and feedback adds only its new tokens. The engine echoes the
-ids it ran, and they must be ours. Leaves out: windowed memory (each turn a rollout of its own).
+Inside a rollout nothing is ever rendered or tokenised a second time: the prompt is encoded once, replies are the engine's
+own ids, and feedback adds only its new tokens. The engine echoes the ids it ran, and they must be ours. With full memory
+an episode is one rollout; with a window (memory.py) every turn is a rollout of its own, a segment of the episode.
+Episodes do not wait for each other: a reply is answered when it comes, whatever the others do.
 
 Axis legend: T tokens of one rollout, as in types.py.
 """
@@ -16,20 +17,27 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lmm_r1.errors import EngineError
-from lmm_r1.seams import Environment, ModelAdapter, RolloutEngine
-from lmm_r1.types import Encoded, Image, Problem, Reply, Request, Rollout, Stop, Turn
+from lmm_r1.rollout.memory import windowed
+from lmm_r1.seams import Environment, MakeEnvironment, ModelAdapter, RolloutEngine
+from lmm_r1.types import Encoded, Image, Message, Problem, Reply, Request, Rollout, Stop, Text, Turn
 
-MakeEnvironment = Callable[[Problem], Environment]
+#: An episode: one rollout, or the chain of its segments.
+Episode = tuple[Rollout, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How replies are drawn; as in config.RolloutConfig."""
+    """How replies are drawn and remembered; as in config.RolloutConfig.
+
+    window: (pictures, actions) that a prompt shows of the past; None = everything. max_turns: None = as the game says.
+    """
 
     max_new_tokens: int
     temperature: float
     top_p: float = 1.0
     max_context: int = 1_000_000
+    window: tuple[int, int] | None = None
+    max_turns: int | None = None
 
 
 def seed_of(*parts: object) -> int:
@@ -39,16 +47,13 @@ def seed_of(*parts: object) -> int:
 
 
 @dataclass(slots=True)
-class _Episode:
-    """An episode while it is played."""
+class _Segment:
+    """A rollout while it is played."""
 
-    problem: Problem
-    sibling: int
-    env: Environment
     images: tuple[Image, ...]
-    token_ids: list[np.ndarray]
-    logprobs: list[np.ndarray]
-    trainable: list[np.ndarray]
+    token_ids: list[np.ndarray] = field(default_factory=list)
+    logprobs: list[np.ndarray] = field(default_factory=list)
+    trainable: list[np.ndarray] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     versions: list[tuple[int, int]] = field(default_factory=list)
     stop: Stop = "eos"
@@ -65,20 +70,122 @@ class _Episode:
         self.logprobs.append(np.zeros(len(ids), np.float32) if logprobs is None else logprobs)
         self.trainable.append(np.full(len(ids), logprobs is not None))
 
-    def rollout(self, index: int) -> Rollout:
-        """The finished rollout."""
-        return Rollout(
-            problem=self.problem,
-            sibling=self.sibling,
-            episode=index,
-            segment=0,
-            token_ids=self.context().astype(np.int32, copy=False),
-            trainable=np.concatenate(self.trainable),
-            logprobs=np.concatenate(self.logprobs).astype(np.float32, copy=False),
-            images=self.images,
-            turns=tuple(self.turns),
-            stop=self.stop,
-            versions=tuple(self.versions),
+
+class LiveEpisode:
+    """An episode while it is played: its environment, and the segments so far.
+
+    encoded: the problem's prompt where it is known already.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        sibling: int,
+        make: MakeEnvironment,
+        adapter: ModelAdapter,
+        sampling: Sampling,
+        encoded: Encoded | None = None,
+    ) -> None:
+        self.problem, self.sibling = problem, sibling
+        self._adapter, self._sampling = adapter, sampling
+        self.env: Environment = make(problem)
+        self._opening = self.env.start()
+        self._observations: list[tuple[Message, ...]] = []
+        self._played: list[str] = []
+        self._segments: list[_Segment] = []
+        self._begin(encoded or adapter.encode(self._opening))
+
+    @property
+    def prompt(self) -> np.ndarray:
+        """Everything the next reply is asked for with, int32[T]."""
+        return self._segments[-1].context()
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """The pictures in the prompt."""
+        return self._segments[-1].images
+
+    @property
+    def turns(self) -> int:
+        """Replies so far."""
+        return len(self._played)
+
+    @property
+    def last_turn(self) -> Turn:
+        """The newest reply and what came of it."""
+        return next(segment.turns[-1] for segment in reversed(self._segments) if segment.turns)
+
+    def answer(self, reply: Reply) -> bool:
+        """Append a reply and the environment's answer; True when another reply is wanted.
+
+        EngineError when the engine ran other ids than the prompt.
+        """
+        segment, context = self._segments[-1], self.prompt
+        if not np.array_equal(reply.prompt_ids, context):
+            raise EngineError(
+                f"the engine ran {len(reply.prompt_ids)} prompt tokens that differ from the {len(context)} asked "
+                f"(problem {self.problem.id}, sibling {self.sibling})"
+            )
+        start, end = len(context), len(context) + len(reply.token_ids)
+        segment.extend(reply.token_ids, reply.logprobs)
+        segment.versions.append((start, reply.version))
+        segment.stop = reply.stop
+        text = self._adapter.decode(reply.token_ids)
+        step = self.env.step(text)
+        feedback = "".join(p.text if isinstance(p, Text) else "<image>" for m in step.feedback for p in m.content)
+        segment.turns.append(
+            Turn(start, end, text, feedback, step.reward, step.action, step.outcome, step.success, step.score)
+        )
+        self._observations.append(step.feedback)
+        self._played.append(step.action)
+        limit = self._sampling.max_turns
+        if step.done or reply.stop != "eos" or (limit is not None and self.turns >= limit):
+            return False
+        return self._go_on(step.feedback)
+
+    def _go_on(self, feedback: tuple[Message, ...]) -> bool:
+        """Append the feedback, or begin the next segment; False when the context has no room for another reply."""
+        sampling, segment = self._sampling, self._segments[-1]
+        room = sampling.max_context - sampling.max_new_tokens
+        if sampling.window is not None:
+            shown = windowed(self._opening, self._observations, self._played, *sampling.window)
+            prompt = self._adapter.encode(shown)
+            if len(prompt.token_ids) > room:
+                segment.stop = "context"
+                return False
+            self._begin(prompt)
+            return True
+        added = self._adapter.encode_feedback(feedback)
+        if len(self.prompt) + len(added.token_ids) > room:
+            segment.stop = "context"
+            return False
+        segment.extend(added.token_ids, None)
+        segment.images += added.images
+        return True
+
+    def _begin(self, prompt: Encoded) -> None:
+        segment = _Segment(prompt.images)
+        segment.extend(prompt.token_ids, None)
+        self._segments.append(segment)
+
+    def rollouts(self, index: int) -> Episode:
+        """The finished episode; a segment that got no reply is left out."""
+        return tuple(
+            Rollout(
+                problem=self.problem,
+                sibling=self.sibling,
+                episode=index,
+                segment=number,
+                token_ids=segment.context().astype(np.int32, copy=False),
+                trainable=np.concatenate(segment.trainable),
+                logprobs=np.concatenate(segment.logprobs).astype(np.float32, copy=False),
+                images=segment.images,
+                turns=tuple(segment.turns),
+                stop=segment.stop,
+                versions=tuple(segment.versions),
+            )
+            for number, segment in enumerate(self._segments)
+            if segment.turns
         )
 
 
@@ -86,79 +193,55 @@ def play(
     episodes: Sequence[tuple[Problem, int]],
     engine: RolloutEngine,
     adapter: ModelAdapter,
-    environments: Mapping[str, MakeEnvironment],
+    make: MakeEnvironment,
     sampling: Sampling,
     seed: Sequence[object],
     encoded: Mapping[str, Encoded] | None = None,
-) -> list[Rollout]:
-    """Play (problem, sibling) episodes to their end; rollouts come back in the order asked.
+    watch: Callable[[Environment, Turn], None] | None = None,
+) -> list[Episode]:
+    """Play (problem, sibling) episodes to their end; they come back in the order asked.
 
     seed: what each reply's seed derives from, besides problem, sibling and turn. encoded: prompts that
-    are known already, by problem id. Raises EngineError when the engine ran other ids than asked.
+    are known already, by problem id. watch(environment, turn) is called after each turn of any episode. Raises
+    EngineError when the engine ran other ids than asked.
     """
     prompts = dict(encoded or {})
-    played: list[_Episode] = []
-    requests: list[Request] = []
-    for index, (problem, sibling) in enumerate(episodes):
-        env = environments[problem.env](problem)
-        opening = env.start()
-        if problem.id not in prompts:
-            prompts[problem.id] = adapter.encode(opening)
-        prompt = prompts[problem.id]
-        episode = _Episode(problem, sibling, env, prompt.images, [], [], [])
-        episode.extend(prompt.token_ids, None)
-        played.append(episode)
-        requests.append(_request(index, episode, sampling, seed))
-    engine.submit(requests)
-    for reply in engine.finished():
-        episode = played[reply.id]
-        follow_up = _answer(episode, reply, adapter, sampling)
-        if follow_up:
-            engine.submit([_request(reply.id, episode, sampling, seed)])
-        else:
+    played: list[LiveEpisode] = []
+    try:
+        for problem, sibling in episodes:
+            episode = LiveEpisode(problem, sibling, make, adapter, sampling, prompts.get(problem.id))
+            prompts.setdefault(problem.id, Encoded(episode.prompt, episode.images))
+            played.append(episode)
+        engine.submit([_request(index, episode, sampling, seed) for index, episode in enumerate(played)])
+        for reply in engine.finished():
+            wanted = played[reply.id].answer(reply)
+            if watch is not None:
+                watch(played[reply.id].env, played[reply.id].last_turn)
+            if wanted:
+                engine.submit([_request(reply.id, played[reply.id], sampling, seed)])
+    finally:  # a game may hold processes
+        for episode in played:
             episode.env.close()
     missing = [e.problem.id for e in played if not e.turns]
     if missing:
         raise EngineError(
             f"the engine returned no reply for {len(missing)} episodes, the first of problem {missing[0]}"
         )
-    return [episode.rollout(index) for index, episode in enumerate(played)]
+    return [episode.rollouts(index) for index, episode in enumerate(played)]
 
 
-def _request(index: int, episode: _Episode, sampling: Sampling, seed: Sequence[object]) -> Request:
+def turns_of(episode: Episode) -> list[Turn]:
+    """The turns of an episode over all its segments."""
+    return [turn for rollout in episode for turn in rollout.turns]
+
+
+def _request(index: int, episode: LiveEpisode, sampling: Sampling, seed: Sequence[object]) -> Request:
     return Request(
         id=index,
-        token_ids=episode.context(),
+        token_ids=episode.prompt,
         images=episode.images,
-        seed=seed_of(*seed, episode.problem.id, episode.sibling, len(episode.turns)),
+        seed=seed_of(*seed, episode.problem.id, episode.sibling, episode.turns),
         max_new_tokens=sampling.max_new_tokens,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
     )
-
-
-def _answer(episode: _Episode, reply: Reply, adapter: ModelAdapter, sampling: Sampling) -> bool:
-    """Append a reply and the environment's answer; True when another reply is wanted."""
-    context = episode.context()
-    if not np.array_equal(reply.prompt_ids, context):
-        raise EngineError(
-            f"the engine ran {len(reply.prompt_ids)} prompt tokens that differ from the {len(context)} asked "
-            f"(problem {episode.problem.id}, sibling {episode.sibling})"
-        )
-    start = len(context)
-    episode.extend(reply.token_ids, reply.logprobs)
-    episode.versions.append((start, reply.version))
-    text = adapter.decode(reply.token_ids)
-    step = episode.env.step(text)
-    feedback = "".join(getattr(part, "text", "<image>") for m in step.feedback for part in m.content)
-    episode.turns.append(Turn(start, start + len(reply.token_ids), text, feedback, step.reward))
-    episode.stop = reply.stop
-    if step.done or reply.stop != "eos":
-        return False
-    added = adapter.encode_feedback(step.feedback)
-    if start + len(reply.token_ids) + len(added.token_ids) + sampling.max_new_tokens > sampling.max_context:
-        episode.stop = "context"
-        return False
-    episode.extend(added.token_ids, None)
-    episode.images += added.images
-    return True

@@ -1,8 +1,8 @@
 """problems with solutions -> Groups of one: what supervised fine-tuning learns from, in the types of everything else.
 
 Data flow: Problem.meta["solution"] -> the reply that a model should have written -> its tokens behind the prompt, as the
-chat template writes an assistant's message. Nothing is sampled, so log-probs are 0 and rewards mean nothing. Left out:
-games.
+chat template writes an assistant's message. Of a game the solution is the play of its scripted expert, turn by turn, with
+the memory that the stage asks for. Nothing is sampled, so log-probs are 0 and rewards mean nothing.
 """
 
 from __future__ import annotations
@@ -14,17 +14,25 @@ import numpy as np
 
 from lmm_r1.config import RolloutConfig
 from lmm_r1.errors import DataError, Fault
-from lmm_r1.rollout.collect import Collected, fitting
-from lmm_r1.seams import ModelAdapter
-from lmm_r1.types import Encoded, Group, Message, Problem, Rollout, Score, Text, Turn
+from lmm_r1.rollout.collect import Collected, fitting, sampling_of
+from lmm_r1.rollout.play import Episode, LiveEpisode, Sampling, turns_of
+from lmm_r1.seams import MakeEnvironment, ModelAdapter, Player
+from lmm_r1.types import Encoded, Group, Int32, Message, Problem, Reply, Rollout, Score, Text, Turn
 
 
 def supervise(
-    take: Callable[[int], list[Problem]], adapter: ModelAdapter, config: RolloutConfig, *, max_context: int
+    take: Callable[[int], list[Problem]],
+    adapter: ModelAdapter,
+    config: RolloutConfig,
+    *,
+    max_context: int,
+    make: MakeEnvironment,
+    expert: Callable[[Problem], Player],
 ) -> Collected:
     """`config.prompts` problems with their solutions, one each; too long ones are dropped whole and counted.
 
-    DataError for a problem without a solution, or when the chat template does not continue its own prompt.
+    expert(problem): who plays a game's episode. DataError for a question without a solution, or when the chat template
+    does not continue its own prompt.
     """
     groups: list[Group] = []
     dropped = 0
@@ -32,14 +40,17 @@ def supervise(
         problems, encoded, too_long = fitting(take, adapter, config.prompts - len(groups), config.max_prompt_tokens)
         dropped += too_long
         for problem in problems:
-            made = _demonstration(problem, encoded[problem.id], adapter)
-            room = min(config.max_new_tokens, max_context - len(encoded[problem.id].token_ids))
-            if made.reply_tokens > room:
+            if problem.env == "single_turn":
+                made: Episode = (_demonstration(problem, encoded[problem.id], adapter),)
+            else:
+                made = _played(problem, adapter, make, expert(problem), sampling_of(config, max_context))
+            longest = max(turn.end - turn.start for turn in turns_of(made))
+            if longest > config.max_new_tokens or max(len(r.token_ids) for r in made) > max_context:
                 dropped += 1
                 if dropped > 1000 and not groups:
                     raise DataError(f"no solution fits into rollout.max_new_tokens = {config.max_new_tokens}")
                 continue
-            groups.append(Group(problem, ((made,),), (Score(1.0, {}, {}),)))
+            groups.append(Group(problem, (made,), (Score(1.0, {}, {}),)))
     return Collected(tuple(groups), {"collect/dropped_long": float(dropped), "collect/rounds": 1.0})
 
 
@@ -57,6 +68,30 @@ def solution_of(problem: Problem) -> str:
     if "<answer>" in solution:
         return solution.strip()
     return f"<think>{solution.strip()}</think><answer>{problem.answer}</answer>"
+
+
+def _played(
+    problem: Problem, adapter: ModelAdapter, make: MakeEnvironment, player: Player, sampling: Sampling
+) -> Episode:
+    """An episode as the player plays it, its replies as if the policy had written them."""
+    episode = LiveEpisode(problem, 0, make, adapter, sampling)
+    wanted = True
+    while wanted:
+        ids = _reply_ids(player(episode.env), adapter)
+        wanted = episode.answer(Reply(0, episode.prompt, ids, np.zeros(len(ids), np.float32), "eos", 0))
+    episode.env.close()
+    return episode.rollouts(0)
+
+
+def _reply_ids(reply: str, adapter: ModelAdapter) -> Int32:
+    """A reply's tokens, its stop token included: a template writes them the same whatever stands before."""
+    asked = Message("user", (Text("?"),))
+    start = len(adapter.encode((asked,)).token_ids)
+    tail = adapter.encode((asked, Message("assistant", (Text(reply),)))).token_ids[start:]
+    stops = np.flatnonzero(np.isin(tail, adapter.stop_ids))
+    if not len(stops):
+        raise DataError("the chat template ends an assistant's message without a stop token")
+    return tail[: stops[0] + 1]
 
 
 def _demonstration(problem: Problem, prompt: Encoded, adapter: ModelAdapter) -> Rollout:

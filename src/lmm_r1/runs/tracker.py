@@ -100,6 +100,7 @@ class JsonlTracker:
             "sibling": rollout.sibling,
             "prompt": self._decode(rollout.token_ids[: rollout.prompt_end]),
             "replies": [turn.reply for turn in rollout.turns],
+            **_of_game(rollout),
             "images": [image.sha for image in rollout.images],
             "token_ids": rollout.token_ids,
             "trainable": mask,
@@ -125,6 +126,15 @@ class JsonlTracker:
 
     def close(self) -> None:
         """Nothing is buffered."""
+
+
+def _of_game(rollout: Rollout) -> dict[str, Any]:
+    """Of a game: what each reply of this rollout did, beside the frames in `images`; {} for a question."""
+    if rollout.problem.env == "single_turn":
+        return {}
+    names = ("action", "outcome", "reward", "success", "score", "feedback")
+    turns = [{name: getattr(turn, name) for name in names} for turn in rollout.turns]
+    return {"env": rollout.problem.env, "turns": turns}
 
 
 class TensorBoardTracker:

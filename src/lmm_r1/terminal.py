@@ -1,0 +1,70 @@
+"""What the command writes: results as JSON and as a table, lines on stdout and stderr. Nothing untrusted reaches a terminal raw.
+
+Leaves out: the verbs (cli.py) and the live view of a run (runs/live.py).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from lmm_r1.runs.sanitise import sanitise
+from lmm_r1.types import Turn
+
+
+def whisper(line: str) -> None:
+    """A line for whoever watches, on stderr: stdout is the result's."""
+    typer.echo(sanitise(line), err=True)
+
+
+def write_json(path: Path | None, result: Any) -> None:
+    """Write a command's result where `--json` says, if it does."""
+    if path is not None:
+        write_text(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, and its folder if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def show_results(results: dict[str, Any]) -> None:
+    """The results table, and what its paired differences say."""
+    sets = list(dict.fromkeys(name for arm in results["arms"].values() for name in arm))
+    if not sets:
+        return
+    head = "accuracy, 95 % interval"
+    width = max(len(name) for name in (head, *results["arms"]))
+    typer.echo(f"{head:<{width}}  " + "  ".join(f"{name:^24}" for name in sets))
+    for arm, by_set in results["arms"].items():
+        cells = (by_set.get(name) for name in sets)
+        shown = (f"{c['accuracy']:6.1%} [{c['low']:6.1%}, {c['high']:6.1%}]" if c else "-" for c in cells)
+        typer.echo(f"{arm:<{width}}  " + "  ".join(f"{cell:^24}" for cell in shown))
+    for finding in results.get("findings", []):
+        typer.echo(finding)
+
+
+def one_line(message: str) -> str:
+    """A fault as a line of the terminal: it may quote a file or a reply, which are not to be trusted."""
+    return "lmm-r1: " + " ".join(sanitise(message).split())
+
+
+def show_turn(env: object, turn: Turn) -> None:
+    """A turn of a game that somebody looks at: what was said, what was played, and the board where a game has one as text."""
+    said = turn.action or " ".join(turn.reply.split())[:80]
+    typer.echo(sanitise(f"{turn.outcome:<10} {turn.reward:+.2f}  {said}"))
+    board = getattr(env, "board", None)
+    if board is not None:
+        typer.echo(sanitise(board()))
+
+
+def show_episode(told: dict[str, Any]) -> None:
+    """How an episode ended, and where its film is."""
+    line = f"{told['source']}: {told['outcome']} after {len(told['turns'])} turns"
+    typer.echo(sanitise(f"{line}, reward {told['reward']:.2f}, score {told['score']:.1f}"))
+    if told["gif"] is not None:
+        typer.echo(f"film: {told['gif']}")
