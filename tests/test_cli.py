@@ -164,6 +164,47 @@ def test_check_writes_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "engine.slotz" in capsys.readouterr().err
 
 
+def test_check_tries_a_game(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches `check --env` that says ok of a game it did not try, and a verb that takes both or neither."""
+    assert cli.run(["check", "--env", "sokoban"]) == 0 and "sokoban: ok" in capsys.readouterr().out
+    assert cli.run(["check", "--env", "nogame", "--json", str(tmp_path / "c.json")]) == 2
+    assert "no game 'nogame'" in capsys.readouterr().err
+    assert json.loads((tmp_path / "c.json").read_text())["errors"][0]["message"] == "no game 'nogame'"
+    assert cli.run(["check"]) == 2
+    assert cli.run(["check", str(RECIPES / "quickstart.toml"), "--env", "sokoban"]) == 2
+
+
+def test_play_shows_an_episode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a player that plays unseen, a film that is not written, and options that get lost."""
+    arguments = ["play", "expert", "--game", "sokoban", "--option", "picture=grid", "--option", "max_turns=30"]
+    arguments += ["--level", "micro_5x5", "--gif", str(tmp_path / "a.gif"), "--json", str(tmp_path / "a.json")]
+    assert cli.run(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "solved" in shown and "#####" in shown and (tmp_path / "a.gif").stat().st_size > 100
+    told = json.loads((tmp_path / "a.json").read_text())
+    assert told["success"] == 1.0 and told["player"] == "expert" and told["turns"][-1]["outcome"] == "solved"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--game", "chess"], "no game 'chess'"),
+        (["--game", "sokoban", "--option", "moves"], "an option looks like"),
+        (["--game", "sokoban", "--option", "moves=no"], "[moves]"),
+        (["--game", "sokoban", "--level", "nix"], "no size 'nix'"),
+        (["--game", "sokoban", "--memory", "0,5"], "full or PICTURES,ACTIONS"),
+        (["--game", "sokoban", "--option", "see=text", "--gif", "x.gif"], ""),
+    ],
+)
+def test_play_names_what_is_wrong(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+                                  monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """Catches a traceback, or a fault without its option."""
+    monkeypatch.chdir(tmp_path)
+    code = cli.run(["play", "idle", *arguments])
+    err = capsys.readouterr().err
+    assert (code == 2 and said in err and err.count("\n") == 1) if said else code == 0
+
+
 def test_the_command_starts_without_torch() -> None:
     """Catches an import that makes `--help` and `check` wait seconds for torch."""
     code = "import sys, lmm_r1.cli as c; r = c.run(['check', sys.argv[1]]); print(r, 'torch' in sys.modules)"

@@ -2,8 +2,8 @@
 
 "full": the pitch to scale, blue discs play to the right, red ones against them; a light tick shows where a player runs,
 keepers have a light rim, a yellow ring and a marker show the controlled player; the ball casts a shadow away from it when
-it is in the air; above, the score and a bar of the time that is left. "grid": 14 x 8 cells of the 28-pixel canvas for the right
-half of the pitch, one mark a cell (MARKS).
+it is in the air; above, the score and a bar of the time that is left. "grid": 14 x 8 cells (or another number) of the 28-pixel canvas for
+the right half of the pitch, one mark a cell (MARKS).
 Leaves out: the picture of an engine with a renderer of its own. The drawings are ours.
 """
 
@@ -41,8 +41,6 @@ SMALLEST = (160, 90)
 
 _STRENGTH = {mark: len(MARKS) - place for place, mark in enumerate(MARKS)}
 #: Columns of the pitch; one more is the goal behind the line.
-_COLUMNS = GRID[0] - 1
-_GOAL_ROWS = (3, 4)
 
 GRASS, STRIPE, APRON = (66, 140, 66), (74, 152, 74), (48, 108, 52)
 CHALK, NET, BAR, FRAME = (236, 242, 236), (205, 212, 205), (26, 34, 40), (60, 70, 78)
@@ -54,21 +52,23 @@ _FINE = 4
 _TURNS = 32
 
 
-def cell_of(x: float, y: float) -> tuple[int, int]:
+def cell_of(x: float, y: float, grid: tuple[int, int] = GRID) -> tuple[int, int]:
     """(column, row) of a place on the right half, in coordinates; what lies outside is moved to the border."""
-    column = math.floor(x * _COLUMNS / HALF_LENGTH)
-    row = math.floor((y + HALF_WIDTH) * GRID[1] / (2.0 * HALF_WIDTH))
-    return min(max(column, 0), _COLUMNS - 1), min(max(row, 0), GRID[1] - 1)
+    columns, rows = grid[0] - 1, grid[1]
+    column = math.floor(x * columns / HALF_LENGTH)
+    row = math.floor((y + HALF_WIDTH) * rows / (2.0 * HALF_WIDTH))
+    return min(max(column, 0), columns - 1), min(max(row, 0), rows - 1)
 
 
-def grid_marks(state: State) -> dict[tuple[int, int], str]:
-    """(column, row) -> the mark of MARKS shown there.
+def grid_marks(state: State, grid: tuple[int, int] = GRID) -> dict[tuple[int, int], str]:
+    """(column, row) -> the mark of MARKS shown there. grid: columns and rows, of which there is an even number.
 
-    Columns 0 to 12 are x from 0 to 1, rows 0 to 7 are y from -0.42 to 0.42, column 13 is the goal behind the line. The
-    controlled player and whoever has the ball are always shown, at the border when they are in the left half; all others
+    All columns but the last are x from 0 to 1, the rows are y from -0.42 to 0.42, the last column is the goal behind the
+    line, two rows wide. The controlled player and whoever has the ball are always shown, at the border when they are in the left half; all others
     there are left out.
     """
-    found: dict[tuple[int, int], str] = {(GRID[0] - 1, row): "goal" for row in _GOAL_ROWS}
+    goal_rows = (grid[1] // 2 - 1, grid[1] // 2)
+    found: dict[tuple[int, int], str] = {(grid[0] - 1, row): "goal" for row in goal_rows}
 
     def put(cell: tuple[int, int], mark: str) -> None:
         if cell not in found or _STRENGTH[mark] > _STRENGTH[found[cell]]:
@@ -82,13 +82,14 @@ def grid_marks(state: State) -> dict[tuple[int, int], str]:
             if x < 0.0 and not ball:
                 continue
             name = "team mate" if team == 0 else "opponents' keeper" if number == 0 and state.keepers[1] else "opponent"
-            put(cell_of(x, y), f"{name} with the ball" if ball else name)
-    mine = cell_of(*state.left_team[state.active].tolist())
+            put(cell_of(x, y, grid), f"{name} with the ball" if ball else name)
+    x, y = state.left_team[state.active].tolist()
+    mine = cell_of(x, y, grid)
     mark = "controlled player with the ball" if state.has_ball else "controlled player without the ball"
     if state.ball_owned_team == -1:
         x, y = state.ball[:2].tolist()
         over = x > HALF_LENGTH and abs(y) < HALF_GOAL
-        there = (GRID[0] - 1, _GOAL_ROWS[int(y > 0.0)]) if over else cell_of(x, y)
+        there = (grid[0] - 1, goal_rows[int(y > 0.0)]) if over else cell_of(x, y, grid)
         if there == mine:
             mark = "controlled player, the free ball at its feet"
         elif x >= 0.0:
@@ -97,10 +98,10 @@ def grid_marks(state: State) -> dict[tuple[int, int], str]:
     return found
 
 
-def grid_picture(state: State) -> Picture:
-    """uint8[224, 392, 3]: one mark a cell, as `grid_marks` says."""
-    canvas = Canvas(*GRID)
-    for (column, row), mark in grid_marks(state).items():
+def grid_picture(state: State, grid: tuple[int, int] = GRID) -> Picture:
+    """uint8[28 * rows, 28 * columns, 3]: one mark a cell, as `grid_marks` says."""
+    canvas = Canvas(*grid)
+    for (column, row), mark in grid_marks(state, grid).items():
         canvas.shape(column, row, *MARKS[mark])
     return canvas.pixels()
 

@@ -47,6 +47,8 @@ class FootballOptions(BaseModel):
     ticks: int = Field(10, ge=1, le=100, description="of a direction at most, 0.1 s each")
     max_turns: int = Field(40, ge=1, description="replies of one episode")
     picture: Literal["full", "grid"] = Field("full", description="drawn or rendered, or an object per 28-pixel cell")
+    columns: int = Field(14, ge=4, le=14, description="grid: cells of the right half, one of them the goal's")
+    rows: Literal[4, 6, 8] = Field(8, description="grid: cells")
     width: int = Field(640, ge=160, le=1920, description="full: pixels")
     height: int = Field(360, ge=90, le=1080, description="full: pixels")
     brief: bool = Field(False, description="a prompt of few words, for a model that knows the game")
@@ -117,7 +119,7 @@ def _engine(options: FootballOptions) -> Engine:
 
 def _seen(engine: Engine, state: State, options: FootballOptions) -> Picture:
     if options.picture == "grid":
-        return grid_picture(state)
+        return grid_picture(state, (options.columns, options.rows))
     own = engine.frame(options.width, options.height)
     return full_picture(state, options.width, options.height) if own is None else own
 
@@ -127,8 +129,9 @@ def _instructions(options: FootballOptions) -> str:
         return "Score a goal. Action?"
     shown = {
         "full": "Your team attacks the goal on the right; the marked player is yours to move.",
-        "grid": "Your team attacks the green goal on the right. Orange is your player with the ball, blue are your men, a "
-        "blue ring is your player without it, red are opponents, black is the ball.",
+        "grid": "Your team attacks the green goal on the right. An orange disc is your player with the ball (a ring: the ball "
+        "is free at its feet), a blue ring your player without it, a yellow disc the free ball. Blue discs are your men, red "
+        "ones opponents (a triangle: their keeper), purple is who else has the ball.",
     }
     return (
         f"This is football. {shown[options.picture]} Each reply is one action: a direction to run in (left, top_left, top, "

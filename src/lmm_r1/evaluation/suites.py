@@ -89,7 +89,7 @@ FOOTBALL_SCENARIOS = (
 )  # fmt: skip
 MICRO_FOOTBALL = {
     "scenarios": ("micro_empty_goal", "micro_1_vs_1", "micro_keeper", "micro_2_vs_1"), "picture": "grid", "brief": True,
-    "max_turns": 20,
+    "max_turns": 20, "columns": 8, "rows": 4,
 }  # fmt: skip
 PUBLISHED_WINDOW = (1, 5)
 
