@@ -42,7 +42,12 @@ class Guess:
         said = {"idle": "", "random": wrong, "expert": wrong if self.fault == "fool" else right}
         if name not in said:
             raise ValueError(name)
-        return lambda env: said[name]
+
+        def player(env: GuessEpisode) -> str:
+            assert env.problem is not None, "a player may look into its game's environment"
+            return said[name]
+
+        return player
 
 
 class GuessEpisode:

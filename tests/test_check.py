@@ -189,3 +189,26 @@ def test_a_library_that_is_missing_is_told_before_anything_loads(
     with pytest.raises(RecipeError, match="bitsandbytes"):
         run_recipe(load_recipe(path, asked), path, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            ["stage.mgt_sokoban.data.0.options.least_pushes=90", "stage.mgt_sokoban.data.0.options.most_pushes=91"],
+            "no level of size",
+        ),
+        (["stage.mgt_sokoban.rollout.max_prompt_tokens=20"], "more than rollout.max_prompt_tokens = 20"),
+        (["stage.mgt_sokoban.reward.verifier=json:dumps"], "a game pays by itself"),
+    ],
+)
+def test_games_are_tried_before_they_are_trained_on(
+    changes: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches options that make no level, and openings that every step would drop."""
+    monkeypatch.setattr("lmm_r1.envs.sokoban_levels.TRIES", 20)
+    count = lambda model, images, problems: [100] * len(problems)  # noqa: E731
+    recipe = Path(__file__).resolve().parents[1] / "recipes" / "micro_mgt_sokoban.toml"
+    report = check(recipe, changes, count)
+    assert not report["ok"] and any(said in e["message"] for e in report["errors"]), report["errors"]
+    assert check(recipe, (), count)["ok"]

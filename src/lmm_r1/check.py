@@ -22,6 +22,7 @@ from lmm_r1.data.images import ImageStore
 from lmm_r1.data.raw.sources import read_problems, rows
 from lmm_r1.data.stream import First, ListSource, Source, with_system
 from lmm_r1.data.synthetic.problems import SyntheticSource
+from lmm_r1.envs.games import draw_problem, game, options_of
 from lmm_r1.errors import CheckpointError, DataError, EngineError, Fault, RecipeError
 from lmm_r1.recipes import data_path, load_recipe, system_prompt
 from lmm_r1.rewards import VERIFIERS
@@ -38,6 +39,8 @@ LAYOUT = (
     ("tokenizer_config.json",),
     ("preprocessor_config.json", "processor_config.json"),
 )
+#: Problems of a game that are made to see whether it makes any.
+GAMES_TRIED = 4
 SHIPPED = Path(__file__).parent / "models" / "micro_base"
 
 
@@ -151,6 +154,9 @@ def _check_stage(
     wrong: list[Fault] = []
     pending: list[Fault] = []
     for index, data in enumerate(stage.data):
+        if data.source == "game":
+            wrong += _check_game(recipe, stage, data, f"stage.{name}.data.{index}", count)
+            continue
         if data.source != "problems":
             wrong += _check_difficulty(recipe_path, data, f"stage.{name}.data.{index}")
             continue
@@ -177,6 +183,22 @@ def _check_stage(
         if count is not None and problems:
             wrong += _check_lengths(path, recipe, stage, images, problems, count)
     return wrong, pending
+
+
+def _check_game(recipe: Recipe, stage: Stage, data: Data, field: str, count: CountTokens | None) -> list[Fault]:
+    """A game that makes no problem with these options, or openings that the prompt limit would drop."""
+    images, limit = ImageStore(), stage.rollout.max_prompt_tokens
+    system = system_prompt(recipe, stage.prompt)
+    try:
+        kind, options = game(data.game), options_of(data.game, data.options)
+        drawn = [draw_problem(kind, options, "train", 0, index, images.put) for index in range(GAMES_TRIED)]
+    except RecipeError as error:
+        return [replace(fault, field=f"{field}.options") for fault in error.faults]
+    lengths = count(recipe.model, images, [with_system(p, system) for p in drawn]) if count is not None else [0]
+    if max(lengths) <= limit:
+        return []
+    what = f"the opening of {data.game} has {max(lengths)} tokens, more than rollout.max_prompt_tokens = {limit}"
+    return [Fault(what, field=f"{field}.options", remedy="a smaller picture, or a higher limit: a prompt is never cut")]
 
 
 def _check_difficulty(recipe_path: Path, data: Data, field: str, source: Source | None = None) -> list[Fault]:

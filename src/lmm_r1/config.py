@@ -55,7 +55,7 @@ class Data(Knobs):
     )
     families: tuple[str, ...] = Field((), description="synthetic: families of the domain; empty = all")
     game: str = Field("", description='game: "sokoban", "football", or your own as "module:attribute"')
-    options: dict[str, bool | int | float | str | list[str]] = Field(
+    options: dict[str, bool | int | float | str | list[str] | list[int] | list[float]] = Field(
         {}, description="game: its options, as docs/games.md lists them"
     )
     path: str = Field("", description="problems: the JSONL file, relative to the recipe")

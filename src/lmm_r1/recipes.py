@@ -217,6 +217,8 @@ def _check_game(field: str, data: Data, stage: Stage) -> Iterator[tuple[str, str
         for fault in error.faults:
             yield f"{field}.options.{fault.field}".rstrip("."), fault.message, fault.remedy
         return
+    if stage.reward.verifier or stage.reward.compat != "none":
+        yield field, "a game pays by itself: reward.verifier and reward.compat are for questions", ""
     if getattr(options, "compat", "none") == "paper" and stage.reward.format > 0:
         yield f"{field}.options.compat", "the published reward pays for the format itself", "reward = { format = 0.0 }"
 

@@ -258,6 +258,55 @@ def test_a_turn_is_paid_at_its_end(name: str) -> None:
     np.testing.assert_allclose(found, credit.advantages[flags], rtol=1e-6)
 
 
+def game_group(per_turn: list[list[float]], success: list[float]) -> Group:
+    """Episodes of one-token turns with these rewards, as one stream each."""
+    problem = Problem(id="g", messages=(), answer="", env="sokoban")
+    episodes, scores = [], []
+    for g, earned in enumerate(per_turn):
+        flags = np.array([False] + [True, False] * len(earned))
+        turns = tuple(Turn(1 + 2 * k, 2 + 2 * k, "", reward=r) for k, r in enumerate(earned))
+        n = len(flags)
+        made = Rollout(
+            problem, g, g, 0, np.arange(n, dtype=np.int32), flags, np.zeros(n, np.float32), (), turns, "eos", ()
+        )
+        episodes.append((made,))
+        scores.append(Score(sum(earned), {"accuracy": success[g]}, {}, per_turn=tuple(earned)))
+    return Group(problem, tuple(episodes), tuple(scores))
+
+
+def test_equal_siblings_of_a_game_teach_nothing() -> None:
+    """Catches a group's mean taken off the last turn alone: four equal episodes had advantages then."""
+    for name in ("grpo", "rloo", "reinforce_pp_baseline", "dr_grpo"):
+        same = game_group([[0.3, 0.0, 0.0, 0.7]] * 4, [1.0] * 4)
+        algorithm = make_algorithm(AlgorithmConfig(name=name, kl_coef=0.0))
+        assert all((c.advantages == 0).all() for c in algorithm.credit([same], anchors_of([same]))), name
+
+
+def test_the_best_sibling_of_a_game_is_pushed_up_at_every_turn() -> None:
+    """Catches a scoring turn that is pushed down because its pay came late."""
+    group_ = game_group([[0.1, 0.1, 0.1, 0.7]] * 3 + [[0.0] * 4], [1.0] * 3 + [0.0])
+    algorithm = make_algorithm(AlgorithmConfig(name="reinforce_pp_baseline", kl_coef=0.0))
+    credits = algorithm.credit([group_], anchors_of([group_]))
+    assert (credits[0].advantages[group_.episodes[0][0].trainable] > 0).all()
+    assert (credits[3].advantages[group_.episodes[3][0].trainable] < 0).all()
+
+
+def test_dapo_learns_from_a_game_that_nobody_won() -> None:
+    """Catches a filter that throws away every group of a game until somebody succeeds."""
+    keep = make_algorithm(AlgorithmConfig(name="dapo")).keep
+    assert keep is not None
+    assert keep(game_group([[0.1], [0.3]], [0.0, 0.0])) and not keep(game_group([[0.1], [0.1]], [0.0, 0.0]))
+
+
+def test_long_play_is_not_an_overlong_reply() -> None:
+    """Catches DAPO's punishment of an episode for its many short replies."""
+    algorithm = make_algorithm(AlgorithmConfig(name="dapo", overlong_buffer=0.5), 1, 8)
+    group_ = game_group([[0.0] * 30, [0.0, 0.5]], [0.0, 0.0])
+    plain = make_algorithm(AlgorithmConfig(name="dapo", overlong_buffer=0.0), 1, 8)
+    ours, theirs = (a.credit([group_], anchors_of([group_])) for a in (algorithm, plain))
+    assert all(np.array_equal(a.advantages, b.advantages) for a, b in zip(ours, theirs, strict=True))
+
+
 def test_the_kl_coefficient_is_steered() -> None:
     """Catches a controller of the wrong sign, one without bounds, and one that ends at 0 for good."""
     algorithm = make_algorithm(AlgorithmConfig(name="reinforce_pp", kl_coef=0.1, kl_target=0.05, kl_horizon=1000))

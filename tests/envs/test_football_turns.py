@@ -65,7 +65,7 @@ def test_turns_add_up_to_the_worth_of_the_end() -> None:
         if turns[-1].outcome == "goal":
             assert total == pytest.approx(1.0) and turns[-1].success == 1.0 and turns[-1].score > 30
         else:
-            assert 0 <= total <= 0.3 + 1e-9
+            assert 0 <= total <= 0.1 + 1e-9
     assert goals >= 10
 
 
@@ -83,7 +83,7 @@ def test_idle_earns_nothing_and_cheats_little(scenario: str) -> None:
                 paid += step.reward
                 if step.done:
                     break
-            assert paid <= 0.3, (scenario, words[0])
+            assert paid <= 0.1 + 1e-9, (scenario, words[0])
 
 
 def test_a_shaped_reward_is_the_score() -> None:

@@ -18,7 +18,8 @@ SAMPLING = Sampling(max_new_tokens=8, temperature=1.0, max_context=200)
 
 
 def problem(identity: str, text: str = "hi", env: str = "single_turn") -> Problem:
-    return Problem(identity, (Message("user", (Text(text),)),), "4", env=env)
+    shown = (Image("s0", 56, 56), Text("go")) if env == "game" else (Text(text),)
+    return Problem(identity, (Message("user", shown),), "4", env=env)
 
 
 def test_rollouts_come_back_in_the_order_asked() -> None:
@@ -79,12 +80,13 @@ def test_a_lost_reply_is_an_error_not_a_short_group() -> None:
 class Counting:
     """A three-turn game that shows a picture each time."""
 
-    def __init__(self, _: Problem) -> None:
+    def __init__(self, asked: Problem) -> None:
+        self.problem = asked
         self.turn, self.last = 0, 3
         self.closed = False
 
     def start(self) -> tuple[Message, ...]:
-        return (Message("user", (Image("s0", 56, 56), Text("go"))),)
+        return self.problem.messages
 
     def step(self, reply: str) -> Step:
         self.turn += 1
@@ -189,6 +191,36 @@ def test_every_environment_is_closed_whatever_happens() -> None:
     with pytest.raises(EngineError, match="lost"):
         play([(problem("a"), 0), (problem("b"), 0)], Broken(lambda r: "x"), CharAdapter(), make, SAMPLING, (0,))
     assert [env.closed for env in made] == [True, True]
+
+
+def test_an_environment_that_opens_with_other_words_is_caught() -> None:
+    """Catches a game whose first turn is asked with the system prompt and whose later ones are not."""
+
+    class Other(Counting):
+        def start(self) -> tuple[Message, ...]:
+            return (Message("user", (Text("other"),)),)
+
+    with pytest.raises(EngineError, match="opens problem g with other messages"):
+        play([(problem("g", env="game"), 0)], ScriptedEngine(lambda r: "x"), CharAdapter(), Other, SAMPLING, (0,))
+
+
+def test_an_episode_that_is_over_is_closed_at_once() -> None:
+    """Catches hundreds of finished matches that are held open until the last one ends."""
+    made: list[Counting] = []
+    open_at_end: list[int] = []
+
+    def make(asked: Problem) -> Counting:
+        made.append(Counting(asked))
+        made[-1].last = 1 + 3 * (len(made) == 1)
+        return made[-1]
+
+    def script(request: Request) -> str:
+        open_at_end.append(sum(not env.closed for env in made))
+        return "x"
+
+    asked = [(problem("g", env="game"), s) for s in range(4)]
+    play(asked, ScriptedEngine(script), CharAdapter(), make, SAMPLING, (0,))
+    assert open_at_end[-1] == 1 and all(env.closed for env in made)
 
 
 def test_a_cut_reply_ends_the_episode() -> None:

@@ -28,8 +28,19 @@ def test_one_step_stage_has_a_rate() -> None:
     assert lr_at(0, 1, Update(lr=1.0, warmup=0.03)) == pytest.approx(1.0)
 
 
-def rollout(problem: str, tokens: int) -> SimpleNamespace:
-    return SimpleNamespace(problem=SimpleNamespace(id=problem), token_ids=np.zeros(tokens))
+def rollout(problem: str, tokens: int, segment: int = 0) -> SimpleNamespace:
+    return SimpleNamespace(problem=SimpleNamespace(id=problem), token_ids=np.zeros(tokens), segment=segment)
+
+
+@pytest.mark.parametrize("shuffle", ["groups", "samples"])
+def test_the_segments_of_an_episode_stay_together(shuffle: str) -> None:
+    """Catches an episode whose segments lie in several minibatches, in each of which it weighs like a whole one."""
+    rollouts = [rollout(f"p{p}", 9, k) for p in range(6) for turns in (1, 5) for k in range(turns)]
+    names = [(p, turns) for p in range(6) for turns in (1, 5) for _ in range(turns)]
+    parts = minibatches(rollouts, Update(minibatches=4, shuffle=shuffle), 1)  # type: ignore[arg-type]
+    assert sorted(i for part in parts for i in part) == list(range(len(rollouts)))
+    where = {name: {n for n, part in enumerate(parts) for i in part if names[i] == name} for name in set(names)}
+    assert all(len(found) == 1 for found in where.values())
 
 
 def test_groups_stay_whole_and_balanced() -> None:

@@ -61,13 +61,13 @@ def dealt_to_episodes(
     """The baselined reward of an episode on every trainable token of all its segments.
 
     kl_coef: the episode's summed KL is taken off its reward before the baseline. overlong: (longest reply, buffer) in
-    tokens, DAPO's soft punishment.
+    tokens, DAPO's soft punishment; of an episode its longest reply counts.
     """
     credits: list[Credit] = []
     for group, mine in _with_anchors(groups, anchors):
         rewards = torch.tensor([s.reward for s in group.scores], dtype=torch.float64)
         if overlong is not None:
-            lengths = torch.tensor([sum(r.reply_tokens for r in episode) for episode in group.episodes])
+            lengths = torch.tensor([max(_reply_lengths(episode)) for episode in group.episodes])
             rewards = rewards + adv.soft_overlong(lengths, *overlong)
         if kl_coef > 0:
             spent = [sum(float(_token_kl(r, a, estimator).sum()) for r, a in episode) for episode in mine]
@@ -81,7 +81,8 @@ def dealt_to_tokens(
     groups: Sequence[Group], anchors: Sequence[Anchors], *, baseline: str, kl_coef: float = 0.0, estimator: str = "k1"
 ) -> list[Credit]:
     """REINFORCE++: the baselined reward on the last token, KL off every token, reward-to-go over each episode (its
-    segments chained), whitened over all trainable tokens of the step. Rewards of single turns stand at their ends."""
+    segments chained), whitened over all trainable tokens of the step. Without a baseline, rewards of single turns stand
+    at their ends; with one the episode's sum is compared, and stands at its end."""
     episodes = list(_token_rewards(groups, anchors, baseline, kl_coef, estimator))
     returns = [adv.reward_to_go(rewards) for _, rewards in episodes]
     return _dealt(episodes, adv.whiten(_joined(returns)))
@@ -116,9 +117,16 @@ def dealt_by_gae(
 def rewards_differ(group: Group) -> bool:
     """Dynamic sampling (DAPO, eq. 11): a group that is all right or all wrong teaches nothing.
 
-    Told by the part "accuracy" where there is one, as in the paper, else by the whole reward.
+    Told by the part "accuracy" where there is one, as in the paper, else by the whole reward; of a game by the whole
+    reward, since an episode that is not won may still be better than another.
     """
-    return len({s.parts.get("accuracy", s.reward) for s in group.scores}) > 1
+    whole = group.problem.env != "single_turn"
+    return len({s.reward if whole else s.parts.get("accuracy", s.reward) for s in group.scores}) > 1
+
+
+def _reply_lengths(episode: Sequence[Rollout]) -> list[int]:
+    """Tokens of each reply; of a rollout that names no turns, of all it wrote."""
+    return [n for r in episode for n in ([t.end - t.start for t in r.turns] or [r.reply_tokens])]
 
 
 def _with_anchors(groups: Sequence[Group], anchors: Sequence[Anchors]) -> Iterator[tuple[Group, list[Episode]]]:
@@ -141,11 +149,13 @@ def _token_rewards(
         for value, score, episode in zip(values, group.scores, mine, strict=True):
             rewards = _joined([-kl_coef * _token_kl(r, a, estimator) if kl_coef > 0 else _zeros(r) for r, a in episode])
             if len(rewards):
-                if score.per_turn:
+                # Against siblings only the sum means something: a group's mean says nothing of what is left at a turn.
+                if score.per_turn and baseline == "none":
                     ends = _turn_ends([r for r, _ in episode])
                     for end, earned in zip(ends, score.per_turn, strict=True):
                         rewards[end] += earned
-                rewards[-1] += value - sum(score.per_turn)
+                    value -= sum(score.per_turn)
+                rewards[-1] += value
             yield episode, rewards
 
 

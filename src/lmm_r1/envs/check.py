@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -20,8 +21,8 @@ import numpy as np
 from gymnasium.utils.env_checker import check_env
 from numpy.typing import NDArray
 
-from lmm_r1.envs.games import game
-from lmm_r1.errors import Fault, LmmR1Error
+from lmm_r1.envs.games import GAMES, game, open_environment
+from lmm_r1.errors import EngineError, Fault, LmmR1Error
 from lmm_r1.seams import Environment, Game, Step
 from lmm_r1.types import Image, Problem
 
@@ -118,7 +119,7 @@ def _problems(kind: Game) -> Iterator[str]:
 def _refused(call: Callable[[], object]) -> bool:
     try:
         call()
-    except RuntimeError:
+    except (RuntimeError, EngineError):  # a user's own comes wrapped
         return True
     return False
 
@@ -144,8 +145,10 @@ def _once(kind: Game) -> Iterator[str]:
 
 def _run(kind: Game, problem: Problem, player: str) -> tuple[list[Step], Environment | None]:
     """(steps of an episode as a scripted player plays it, its environment at the end; None when it never ended)."""
-    pictures = _Pictures()
-    env, reply_to = kind.environment(problem, pictures.put), kind.player(player, problem)
+    put = _Pictures().put
+    # As the turn loop opens it: a player that looks into its environment must find what it looks for.
+    env = open_environment(put)(problem) if kind.name in GAMES or ":" in kind.name else kind.environment(problem, put)
+    reply_to = kind.player(player, problem)
     env.start()
     steps: list[Step] = []
     while len(steps) < MAX_TURNS:
@@ -168,6 +171,8 @@ def _repeats(kind: Game) -> Iterator[str]:
 def _step_faults(step: Step) -> Iterator[str]:
     if not (math.isfinite(step.reward) and math.isfinite(step.score)):
         yield f"a reward of {step.reward} or a score of {step.score}"
+    if not re.fullmatch(r"[a-z_]*", step.outcome):
+        yield f"an outcome {step.outcome[:40]!r}: a reason code is small letters and underscores"
     if not 0.0 <= step.success <= 1.0:
         yield f"a success of {step.success}, not in [0, 1]"
     if step.done and step.feedback:

@@ -3,7 +3,7 @@
 A reply's answer is one of the sixteen words; football_turn.py plays it out over some ticks, and the next picture follows.
 Anything else is answered by the game's own words and costs the turn, while the match stands still. Data flow: seed ->
 instance of a scenario -> Problem with the first picture; reply -> word -> ticks -> Step. The default reward of a turn is
-what it adds to `worth`: 1 for a goal, less for bringing the ball forward, nothing for running or kicking.
+what it adds to `worth`: 1 for a goal, less for bringing the ball forward and keeping it in play, nothing for kicking.
 Leaves out: engines, pictures and scores (football_*.py).
 Source of the words and of one action a turn: MageBench, arXiv 2412.04531, as LMM-R1 plays it (arXiv 2503.07536, C.3).
 """
@@ -30,7 +30,9 @@ from lmm_r1.seams import Player, Put, Step
 from lmm_r1.types import Message, Problem, Text
 
 #: Share of the default reward for bringing the ball to the line without a goal.
-PROGRESS = 0.3
+PROGRESS = 0.1
+#: Shortest way that progress is a share of, in coordinates.
+SHORTEST = 0.3
 #: Points of the shaped score that a goal alone gives: what "shaped" rewards are divided by.
 GOAL_POINTS = 40.0
 
@@ -52,7 +54,10 @@ class FootballOptions(BaseModel):
     width: int = Field(640, ge=160, le=1920, description="full: pixels")
     height: int = Field(360, ge=90, le=1080, description="full: pixels")
     brief: bool = Field(False, description="a prompt of few words, for a model that knows the game")
-    reward: Literal["goal", "shaped"] = Field("goal", description="of a turn: what it adds to worth, or to the score")
+    reward: Literal["goal", "shaped"] = Field(
+        "goal",
+        description="of a turn: what it adds to worth; or to the benchmark's score, which pays for passes and shots too",
+    )
 
     @model_validator(mode="after")
     def _together(self) -> FootballOptions:
@@ -141,15 +146,19 @@ def _instructions(options: FootballOptions) -> str:
     )
 
 
-def worth(start: State, best: float, now: State) -> float:
-    """What the default reward gives by now: 1 for a goal, else PROGRESS * how far the team has brought the ball.
+def worth(start: State, best: float, now: State, over: str = "") -> float:
+    """What the default reward gives by now: 1 for a goal, 0 once the ball is out or in the own goal, else PROGRESS * how far
+    the team has brought the ball.
 
-    best: the largest x that the ball had in the left team's possession; the way is from the start's x to the line.
+    best: the largest x that the ball had in the left team's possession; the way is from the start's x to the line, at
+    least SHORTEST: who starts beside the goal gains little by one step. over: why the match has ended.
     """
     if goal(now):
         return 1.0
-    way = 1.0 - float(start.ball[0])
-    return PROGRESS * min(1.0, max(0.0, best - float(start.ball[0])) / way) if way > 0 else 0.0
+    if over in ("out", "conceded"):
+        return 0.0
+    way = max(1.0 - float(start.ball[0]), SHORTEST)
+    return PROGRESS * min(1.0, max(0.0, best - float(start.ball[0])) / way)
 
 
 class FootballEpisode(Once):
@@ -181,12 +190,13 @@ class FootballEpisode(Once):
                     self._best = max(self._best, float(now.ball[0]))
                 self.state = now
             self._states = turned.states
+        gained = worth(self._first, self._best, self.state, self._engine.over) - before
         over = self._engine.over or ("turn_limit" if self._turn >= self.options.max_turns else "")
         self._over = bool(over)
         shaped = self.options.reward == "shaped"
         return Step(
             feedback=() if over else self._feedback(word is None),
-            reward=points / GOAL_POINTS if shaped else worth(self._first, self._best, self.state) - before,
+            reward=points / GOAL_POINTS if shaped else gained,
             done=bool(over),
             action=word or "",
             outcome=over or ("played" if word is not None else "bad_reply"),

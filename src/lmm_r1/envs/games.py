@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,23 +41,34 @@ EVALUATION_SHARE = 26
 
 def game(name: str) -> Game:
     """The game of that name; "module:attribute" imports a user's own. RecipeError, naming those there are."""
-    if name in GAMES:
-        return GAMES[name]
+    return GAMES[name] if name in GAMES else _own_game(name)
+
+
+@lru_cache(maxsize=64)
+def _own_game(name: str) -> Game:
+    """A user's game, made once. It may lie in the present folder: the command has that on no path of its own."""
     module, colon, attribute = name.partition(":")
     if not colon:
         raise RecipeError(
             Fault(f"no game '{name}'", remedy=f'there are: {", ".join(GAMES)}; your own is "module:attribute"')
         )
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         found = getattr(importlib.import_module(module), attribute)
+        found = found() if isinstance(found, type) else found
     except Exception as error:  # noqa: BLE001  a user's module may raise anything while it is imported
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         raise RecipeError(Fault(f"game '{name}' cannot be imported: {what}")) from None
-    found = found() if isinstance(found, type) else found
     missing = [part for part in _PARTS if not hasattr(found, part)]
     if missing:
         raise RecipeError(Fault(f"game '{name}' has no {', '.join(missing)}", remedy="see docs/games.md"))
-    found.name = name  # as problems call it
+    try:
+        found.name = name  # as problems call it
+    except AttributeError:
+        raise RecipeError(
+            Fault(f"game '{name}': its name cannot be set", remedy="a plain attribute, no property")
+        ) from None
     return found  # type: ignore[no-any-return]  # its parts were looked at
 
 
@@ -88,7 +102,7 @@ def is_evaluation(key: str) -> bool:
 def draw_problem(kind: Game, options: Any, split: str, seed: int, index: int, put: Put) -> Problem:
     """The `index`-th problem of a split, "train" or "evaluation": a pure function of its arguments.
 
-    RecipeError when no seed of MAX_DRAWS gives a task of the split: the game has too few.
+    RecipeError when no seed of MAX_DRAWS gives a task of the split, the game has too few; and when it makes no problem.
     """
     for attempt in range(MAX_DRAWS):
         text = f"{kind.name}:{split}:{seed}:{index}:{attempt}"
@@ -99,7 +113,13 @@ def draw_problem(kind: Game, options: Any, split: str, seed: int, index: int, pu
             held.append(pixels)
             return Image(str(len(held) - 1), pixels.shape[1], pixels.shape[0])
 
-        problem = kind.problem(f"{split}/{kind.name}/{seed}/{index}", drawn, options, hold)
+        try:
+            problem = kind.problem(f"{split}/{kind.name}/{seed}/{index}", drawn, options, hold)
+        except LmmR1Error:
+            raise
+        except Exception as error:  # noqa: BLE001  a user's game may raise anything; a shipped one has no such level
+            what = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            raise RecipeError(f"game '{kind.name}' made no problem of seed {drawn}: {what.splitlines()[0]}") from None
         if is_evaluation(str(problem.meta["key"])) == (split == "evaluation"):
             messages = tuple(
                 replace(m, content=tuple(put(held[int(p.sha)]) if isinstance(p, Image) else p for p in m.content))
@@ -141,6 +161,10 @@ class _Foreign:
     def close(self) -> None:
         """See Environment."""
         self._guarded(self._inner.close)
+
+    def __getattr__(self, name: str) -> Any:
+        """What else the environment has: its own scripted player looks into it, and a film is taken of it."""
+        return getattr(self.__dict__["_inner"], name)
 
     def _guarded(self, call: Callable[..., Any], *arguments: object) -> Any:
         try:

@@ -20,6 +20,7 @@ from lmm_r1.envs.sokoban_solver import Solution, solution
 #: name -> (height, width, boxes): the sizes of gym-sokoban, and those of the micro model.
 SIZES = {
     "micro_5x5": (5, 5, 1),
+    "micro_5x6": (5, 6, 1),
     "micro_6x6": (6, 6, 1),
     "micro_7x7": (7, 7, 1),
     "small_v0": (7, 7, 2),
@@ -51,8 +52,9 @@ class Puzzle:
         return self.solution.pushes
 
 
-def generate(size: str, seed: int, least: int = 1, most: int | None = None) -> Puzzle:
-    """A puzzle of a size whose shortest solution takes `least` to `most` pushes (None = any number).
+def generate(size: str, seed: int, least: int = 1, most: int | None = None, longest: int | None = None) -> Puzzle:
+    """A puzzle of a size whose shortest solution takes `least` to `most` pushes (None = any number), and at most `longest`
+    moves, walks included.
 
     The same seed gives the same puzzle. ValueError for an unknown size, and when no such level is found in TRIES draws.
     """
@@ -65,7 +67,9 @@ def generate(size: str, seed: int, least: int = 1, most: int | None = None) -> P
         if level is None:
             continue
         found = solution(level, NODES)
-        if found is not None and least <= found.pushes and (most is None or found.pushes <= most):
+        if found is None or found.pushes < least or (most is not None and found.pushes > most):
+            continue
+        if longest is None or len(found.moves) <= longest:
             return Puzzle(level, found)
     raise ValueError(f"no level of size {size} with {least} to {most} pushes in {TRIES} draws")
 

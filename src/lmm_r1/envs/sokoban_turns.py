@@ -79,7 +79,8 @@ class SokobanGame:
     def problem(self, identity: str, seed: int, options: SokobanOptions, put: Put) -> Problem:
         """A level of the seed; meta holds it with its proof. ValueError when the sizes have no such level."""
         size = options.sizes[seed % len(options.sizes)]
-        puzzle = generate(size, seed, options.least_pushes, options.most_pushes)
+        longest = PLAN if options.mode == "global" else None  # a plan of more moves than count could not be paid
+        puzzle = generate(size, seed, options.least_pushes, options.most_pushes, longest)
         return problem_of(identity, puzzle, options, put, size)
 
     def of_level(self, identity: str, level: str, index: int, options: SokobanOptions, put: Put) -> Problem:
@@ -118,7 +119,7 @@ def problem_of(identity: str, puzzle: Puzzle, options: SokobanOptions, put: Put,
     """The problem of a puzzle, which may come from anywhere."""
     level = puzzle.level
     bound = best_sum(rewards_of(level, puzzle.solution.directions))
-    content: list[Text | Image] = [*_shown(level, options, put), Text(_instructions(options))]
+    content: list[Text | Image] = [*_shown(level, options, put, "At the start"), Text(_instructions(options))]
     return Problem(
         id=identity,
         messages=(Message("user", tuple(content)),),
@@ -149,12 +150,13 @@ def _instructions(options: SokobanOptions) -> str:
     )
 
 
-def _shown(level: Level, options: SokobanOptions, put: Put) -> list[Text | Image]:
+def _shown(level: Level, options: SokobanOptions, put: Put, when: str) -> list[Text | Image]:
+    """The board as it is at a time; as text it says when, since a windowed prompt repeats the opening's words."""
     content: list[Text | Image] = []
     if options.see != "text":
         content.append(put(grid_picture(level) if options.picture == "grid" else full_picture(level, options.cell)))
     if options.see != "picture":
-        content.append(Text(f"{level}\n"))
+        content.append(Text(f"{when}:\n{level}\n"))
     return content
 
 
@@ -225,7 +227,7 @@ class SokobanEpisode(Once):
         if refused:
             words = f"{self._complaint(reply)} {words}"
         words += "Moves?" if self.options.moves > 1 else "Which way?"
-        return (Message("user", (*_shown(self.level, self.options, self._put), Text(words))),)
+        return (Message("user", (*_shown(self.level, self.options, self._put, "Now"), Text(words))),)
 
     def _complaint(self, reply: str) -> str:
         answer = answer_of(reply)

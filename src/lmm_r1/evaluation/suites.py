@@ -73,7 +73,13 @@ def _grid(images: ImageStore, n: int) -> list[Problem]:
 def _game(name: str, **options: object) -> Callable[[ImageStore, int], list[Problem]]:
     def problems(images: ImageStore, n: int) -> list[Problem]:
         kind, chosen = game(name), options_of(name, options)
-        return [draw_problem(kind, chosen, "evaluation", EVALUATION_SEED, index, images.put) for index in range(n)]
+        found: dict[object, Problem] = {}  # no task twice
+        for index in range(20 * n):
+            problem = draw_problem(kind, chosen, "evaluation", EVALUATION_SEED, index, images.put)
+            found.setdefault(problem.meta["key"], problem)
+            if len(found) == n:
+                return list(found.values())
+        raise RecipeError(f"game '{name}' has fewer than {n} held-out tasks with these options")
 
     return problems
 
@@ -81,7 +87,7 @@ def _game(name: str, **options: object) -> Callable[[ImageStore, int], list[Prob
 #: MageBench's kinds of levels, in turn (arXiv 2412.04531).
 SOKOBAN_SIZES = ("small_v0", "small_v1", "v0", "v1", "v2", "large_v0", "large_v1", "huge_v0")
 MICRO_SOKOBAN = {
-    "sizes": ("micro_6x6",), "most_pushes": 6, "picture": "grid", "brief": True,
+    "sizes": ("micro_5x6",), "most_pushes": 6, "picture": "grid", "brief": True,
 }  # fmt: skip
 FOOTBALL_SCENARIOS = (
     "empty_goal", "run_to_score", "pass_and_shoot_with_keeper", "run_pass_and_shoot_with_keeper", "3_vs_1_with_keeper",

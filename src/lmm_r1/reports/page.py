@@ -255,7 +255,7 @@ def _stages(recipe: Recipe | None, colours: Mapping[str, str]) -> str:
 
 def _mixture(stage: Stage) -> str:
     """text, or 0.7 text + 0.3 geometry."""
-    names = [(data.weight, data.domain or Path(data.path).stem) for data in stage.data]
+    names = [(data.weight, data.domain or data.game or Path(data.path).stem) for data in stage.data]
     if len(names) == 1:
         return names[0][1]
     total = sum(weight for weight, _ in names)

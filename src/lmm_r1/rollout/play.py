@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -89,7 +90,11 @@ class LiveEpisode:
         self.problem, self.sibling = problem, sibling
         self._adapter, self._sampling = adapter, sampling
         self.env: Environment = make(problem)
-        self._opening = self.env.start()
+        self._opening = problem.messages
+        if self.env.start() != problem.messages:  # turns of a window repeat it, and its prompt may be known already
+            raise EngineError(
+                f"the environment {problem.env} opens problem {problem.id} with other messages than its own"
+            )
         self._observations: list[tuple[Message, ...]] = []
         self._played: list[str] = []
         self._segments: list[_Segment] = []
@@ -207,11 +212,12 @@ def play(
     """
     prompts = dict(encoded or {})
     played: list[LiveEpisode] = []
-    try:
+    with ExitStack() as closing:  # a game may hold processes: each is closed, whatever happens
         for problem, sibling in episodes:
             episode = LiveEpisode(problem, sibling, make, adapter, sampling, prompts.get(problem.id))
             prompts.setdefault(problem.id, Encoded(episode.prompt, episode.images))
             played.append(episode)
+            closing.callback(episode.env.close)
         engine.submit([_request(index, episode, sampling, seed) for index, episode in enumerate(played)])
         for reply in engine.finished():
             wanted = played[reply.id].answer(reply)
@@ -219,9 +225,8 @@ def play(
                 watch(played[reply.id].env, played[reply.id].last_turn)
             if wanted:
                 engine.submit([_request(reply.id, played[reply.id], sampling, seed)])
-    finally:  # a game may hold processes
-        for episode in played:
-            episode.env.close()
+            else:
+                played[reply.id].env.close()
     missing = [e.problem.id for e in played if not e.turns]
     if missing:
         raise EngineError(

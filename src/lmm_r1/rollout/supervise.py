@@ -29,13 +29,14 @@ def supervise(
     make: MakeEnvironment,
     expert: Callable[[Problem], Player],
 ) -> Collected:
-    """`config.prompts` problems with their solutions, one each; too long ones are dropped whole and counted.
+    """`config.prompts` problems with their solutions, one each; too long ones are dropped whole and counted, as are
+    episodes of a game in which its expert fails.
 
     expert(problem): who plays a game's episode. DataError for a question without a solution, or when the chat template
     does not continue its own prompt.
     """
     groups: list[Group] = []
-    dropped = 0
+    dropped = failed = 0
     while len(groups) < config.prompts:
         problems, encoded, too_long = fitting(take, adapter, config.prompts - len(groups), config.max_prompt_tokens)
         dropped += too_long
@@ -50,8 +51,14 @@ def supervise(
                 if dropped > 1000 and not groups:
                     raise DataError(f"no solution fits into rollout.max_new_tokens = {config.max_new_tokens}")
                 continue
+            if problem.env != "single_turn" and turns_of(made)[-1].success <= 0:
+                failed += 1
+                if failed > 1000 and not groups:
+                    raise DataError(f"the expert of {problem.env} never succeeds: there is nothing to imitate")
+                continue
             groups.append(Group(problem, (made,), (Score(1.0, {}, {}),)))
-    return Collected(tuple(groups), {"collect/dropped_long": float(dropped), "collect/rounds": 1.0})
+    counts = {"collect/dropped_long": float(dropped), "collect/discarded": float(failed), "collect/rounds": 1.0}
+    return Collected(tuple(groups), counts)
 
 
 def solution_of(problem: Problem) -> str:
@@ -76,10 +83,12 @@ def _played(
     """An episode as the player plays it, its replies as if the policy had written them."""
     episode = LiveEpisode(problem, 0, make, adapter, sampling)
     wanted = True
-    while wanted:
-        ids = _reply_ids(player(episode.env), adapter)
-        wanted = episode.answer(Reply(0, episode.prompt, ids, np.zeros(len(ids), np.float32), "eos", 0))
-    episode.env.close()
+    try:
+        while wanted:
+            ids = _reply_ids(player(episode.env), adapter)
+            wanted = episode.answer(Reply(0, episode.prompt, ids, np.zeros(len(ids), np.float32), "eos", 0))
+    finally:
+        episode.env.close()
     return episode.rollouts(0)
 
 

@@ -34,18 +34,30 @@ def minibatches(rollouts: Sequence[Rollout], update: Update, seed: int | Sequenc
     """Deal the rollouts of a step to `update.minibatches` optimiser steps: their indices; never an empty one.
 
     "groups": whole groups at random, each minibatch with as many groups as the others (give or take one) and
-    balanced by tokens, so that a prompt is computed once. "samples": all rollouts at random in equal parts.
+    balanced by tokens, so that a prompt is computed once. "samples": all episodes at random in equal parts; the segments of
+    an episode stay together, since its weight is shared among them.
     A pure function of the rollouts' order and the seed; with one minibatch the order stays as it is.
     """
     if update.minibatches == 1:
         return [list(range(len(rollouts)))]
     rng = np.random.default_rng(seed)
     if update.shuffle == "samples":
-        order = rng.permutation(len(rollouts))
-        parts = [[int(i) for i in part] for part in np.array_split(order, update.minibatches)]
+        episodes = _episodes(rollouts)
+        order = rng.permutation(len(episodes))
+        parts = [[i for e in part for i in episodes[e]] for part in np.array_split(order, update.minibatches)]
     else:
         parts = _deal_groups(rollouts, update.minibatches, rng)
     return [part for part in parts if part]
+
+
+def _episodes(rollouts: Sequence[Rollout]) -> list[list[int]]:
+    """Indices of each episode's segments, which stand one after another."""
+    episodes: list[list[int]] = []
+    for i, rollout in enumerate(rollouts):
+        if rollout.segment == 0 or not episodes:
+            episodes.append([])
+        episodes[-1].append(i)
+    return episodes
 
 
 def _deal_groups(rollouts: Sequence[Rollout], count: int, rng: np.random.Generator) -> list[list[int]]:
