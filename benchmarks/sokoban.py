@@ -13,7 +13,7 @@ import time
 from multiprocessing import get_context
 from pathlib import Path
 
-from lmm_r1.envs.sokoban_level import parse
+from lmm_r1.envs.sokoban_level import read_levels
 from lmm_r1.envs.sokoban_levels import SIZES, generate
 from lmm_r1.envs.sokoban_solver import solution
 
@@ -27,17 +27,14 @@ def proved(task: tuple[str, int]) -> tuple[str, int]:
 
 def boxoban(path: Path) -> None:
     """Seconds, pushes and positions looked at of each level of a file."""
-    texts = [
-        block.partition("\n")[2].strip("\n") for block in path.read_text(encoding="utf-8").split(";") if block.strip()
-    ]
     seconds, solved = [], 0
-    for text in texts:
+    levels = read_levels(path)
+    for level in levels:
         started = time.perf_counter()
-        level = parse(text)
         found = solution(level)
         seconds.append(time.perf_counter() - started)
         solved += found is not None and level.play(found.directions).solved
-    print(f"{solved} of {len(texts)} solved; median {statistics.median(seconds):.3f} s, longest {max(seconds):.3f} s")
+    print(f"{solved} of {len(levels)} solved; median {statistics.median(seconds):.3f} s, longest {max(seconds):.3f} s")
 
 
 def main() -> None:
