@@ -15,10 +15,10 @@ import statistics
 import time
 from collections.abc import Callable
 
-from lmm_r1.envs.football_academy import Academy
-from lmm_r1.envs.football_picture import full_picture, grid_picture
-from lmm_r1.envs.football_scenarios import SCENARIOS
-from lmm_r1.envs.football_state import DIRECTIONS, State
+from lmm_r1.envs.football.academy import Academy
+from lmm_r1.envs.football.picture import full_picture, grid_picture
+from lmm_r1.envs.football.scenarios import SCENARIOS
+from lmm_r1.envs.football.state import DIRECTIONS, State
 
 WORDS = (*DIRECTIONS, "sprint", "release_sprint")
 

@@ -1,6 +1,6 @@
 """Google Research Football: ticks per second without pictures, and turns per second with one picture each.
 
-    python benchmarks/football_grf.py [--width 640] [--height 360] [--turns 40] [--display auto]
+    python benchmarks/football/grf.py [--width 640] [--height 360] [--turns 40] [--display auto]
 
 Needs the extra "football" (docs/football.md).
 """
@@ -13,9 +13,9 @@ import random
 import statistics
 import time
 
-from lmm_r1.envs.football_grf import GoogleFootball
-from lmm_r1.envs.football_state import ACTIONS
-from lmm_r1.envs.football_turn import run_turn
+from lmm_r1.envs.football.grf import GoogleFootball
+from lmm_r1.envs.football.state import ACTIONS
+from lmm_r1.envs.football.turn import run_turn
 
 SCENARIOS = ("empty_goal_close", "3_vs_1_with_keeper", "corner", "11_vs_11")
 

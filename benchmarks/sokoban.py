@@ -13,9 +13,9 @@ import time
 from multiprocessing import get_context
 from pathlib import Path
 
-from lmm_r1.envs.sokoban_level import read_levels
-from lmm_r1.envs.sokoban_levels import SIZES, generate
-from lmm_r1.envs.sokoban_solver import solution
+from lmm_r1.envs.sokoban.level import read_levels
+from lmm_r1.envs.sokoban.levels import SIZES, generate
+from lmm_r1.envs.sokoban.solver import solution
 
 
 def proved(task: tuple[str, int]) -> tuple[str, int]:

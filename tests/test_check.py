@@ -206,7 +206,7 @@ def test_games_are_tried_before_they_are_trained_on(
     changes: list[str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches options that make no level, and openings that every step would drop."""
-    monkeypatch.setattr("lmm_r1.envs.sokoban_levels.TRIES", 20)
+    monkeypatch.setattr("lmm_r1.envs.sokoban.levels.TRIES", 20)
     count = lambda model, images, problems: [100] * len(problems)  # noqa: E731
     recipe = Path(__file__).resolve().parents[1] / "recipes" / "micro_mgt_sokoban.toml"
     report = check(recipe, changes, count)

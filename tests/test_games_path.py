@@ -128,7 +128,7 @@ def test_a_run_killed_in_mid_episode_resumes_to_the_same_bits(whole: Path, tmp_p
         "import os, signal, sys, torch; torch.set_num_threads(1)\n"
         "from pathlib import Path\n"
         "from lmm_r1.chain import run_recipe\n"
-        "from lmm_r1.envs.sokoban_turns import SokobanEpisode\n"
+        "from lmm_r1.envs.sokoban.turns import SokobanEpisode\n"
         "from lmm_r1.recipes import load_recipe\n"
         "import lmm_r1.train as train\n"
         "stage, real, gather = {}, SokobanEpisode.step, train.gather\n"

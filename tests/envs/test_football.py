@@ -11,10 +11,10 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from lmm_r1.envs.football import ACTIONS, SCENARIOS, Football
-from lmm_r1.envs.football_academy import Academy
-from lmm_r1.envs.football_rules import leaving, nearest, save_chance, spread, tackle_chance
-from lmm_r1.envs.football_scenarios import Setup
-from lmm_r1.envs.football_state import DIRECTIONS, ENDS, STICKY, Engine, State, metres
+from lmm_r1.envs.football.academy import Academy
+from lmm_r1.envs.football.rules import leaving, nearest, save_chance, spread, tackle_chance
+from lmm_r1.envs.football.scenarios import Setup
+from lmm_r1.envs.football.state import DIRECTIONS, ENDS, STICKY, Engine, State, metres
 
 Spot = tuple[float, float, float, float]
 

@@ -20,10 +20,10 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmm_r1.envs import football_grf_renderer
 from lmm_r1.envs.football import Football
-from lmm_r1.envs.football_grf import ACTION_IDS, LEVELS, SCENARIOS, GoogleFootball, end_of, level_of, state_of
-from lmm_r1.envs.football_grf_renderer import (
+from lmm_r1.envs.football import grf_renderer as football_grf_renderer
+from lmm_r1.envs.football.grf import ACTION_IDS, LEVELS, SCENARIOS, GoogleFootball, end_of, level_of, state_of
+from lmm_r1.envs.football.grf_renderer import (
     NEEDED,
     SHARED,
     Renderer,
@@ -36,13 +36,13 @@ from lmm_r1.envs.football_grf_renderer import (
     serve,
     unpacked,
 )
-from lmm_r1.envs.football_scenarios import SCENARIOS as OURS
-from lmm_r1.envs.football_state import ACTIONS, ENDS, STICKY, State
-from lmm_r1.envs.football_turn import run_turn
+from lmm_r1.envs.football.scenarios import SCENARIOS as OURS
+from lmm_r1.envs.football.state import ACTIONS, ENDS, STICKY, State
+from lmm_r1.envs.football.turn import run_turn
 from lmm_r1.errors import EngineError, LmmR1Error
 
 PROBE = (
-    "from lmm_r1.envs.football_grf import GoogleFootball as G; e = G(); e.reset('empty_goal_close', 0); e.step('right')"
+    "from lmm_r1.envs.football.grf import GoogleFootball as G; e = G(); e.reset('empty_goal_close', 0); e.step('right')"
 )
 
 
@@ -226,7 +226,7 @@ def test_where_pictures_are_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 FAKE = """
 import sys, time
-from lmm_r1.envs.football_grf_renderer import packed, unpacked
+from lmm_r1.envs.football.grf_renderer import packed, unpacked
 read, write = sys.stdin.buffer, sys.stdout.buffer
 def answer(*message):
     write.write(packed(*message))

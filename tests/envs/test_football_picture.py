@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from lmm_r1.drawing import CELL, Canvas
-from lmm_r1.envs.football_academy import Academy
-from lmm_r1.envs.football_picture import GRID, MARKS, cell_of, full_picture, grid_marks, grid_picture, pixel
-from lmm_r1.envs.football_scenarios import SCENARIOS
-from lmm_r1.envs.football_state import ACTIONS, State
+from lmm_r1.envs.football.academy import Academy
+from lmm_r1.envs.football.picture import GRID, MARKS, cell_of, full_picture, grid_marks, grid_picture, pixel
+from lmm_r1.envs.football.scenarios import SCENARIOS
+from lmm_r1.envs.football.state import ACTIONS, State
 
 ME = "controlled player with the ball"
 

@@ -11,11 +11,11 @@ from functools import cache
 
 import pytest
 
-from lmm_r1.envs.football_academy import Academy
-from lmm_r1.envs.football_policies import POLICIES, always_shoot, expert, idle, run_and_shoot
-from lmm_r1.envs.football_scenarios import SCENARIOS
-from lmm_r1.envs.football_state import ACTIONS
-from lmm_r1.envs.football_turn import run_turn
+from lmm_r1.envs.football.academy import Academy
+from lmm_r1.envs.football.policies import POLICIES, always_shoot, expert, idle, run_and_shoot
+from lmm_r1.envs.football.scenarios import SCENARIOS
+from lmm_r1.envs.football.state import ACTIONS
+from lmm_r1.envs.football.turn import run_turn
 
 EMPTY = ("empty_goal_close", "empty_goal", "run_to_score", "micro_empty_goal")
 TEAM = ("pass_and_shoot_with_keeper", "run_pass_and_shoot_with_keeper", "3_vs_1_with_keeper", "micro_2_vs_1")

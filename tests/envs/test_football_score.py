@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lmm_r1.envs.football_academy import Academy
-from lmm_r1.envs.football_score import ShapedScore, clearness, goal, passed
-from lmm_r1.envs.football_state import State
+from lmm_r1.envs.football.academy import Academy
+from lmm_r1.envs.football.score import ShapedScore, clearness, goal, passed
+from lmm_r1.envs.football.state import State
 
 
 def moment(

@@ -7,10 +7,10 @@ import random
 import numpy as np
 import pytest
 
-from lmm_r1.envs.football_academy import Academy
-from lmm_r1.envs.football_scenarios import SCENARIOS, Setup
-from lmm_r1.envs.football_state import ACTIONS, State, metres
-from lmm_r1.envs.football_turn import FLYING, NEAR, SETTING, run_turn
+from lmm_r1.envs.football.academy import Academy
+from lmm_r1.envs.football.scenarios import SCENARIOS, Setup
+from lmm_r1.envs.football.state import ACTIONS, State, metres
+from lmm_r1.envs.football.turn import FLYING, NEAR, SETTING, run_turn
 
 
 def begun(monkeypatch: pytest.MonkeyPatch, seed: int = 0, **setup: object) -> tuple[Academy, State]:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lmm_r1.envs.football_state import ACTIONS
-from lmm_r1.envs.football_turns import FootballEpisode, FootballGame, FootballOptions
+from lmm_r1.envs.football.state import ACTIONS
+from lmm_r1.envs.football.turns import FootballEpisode, FootballGame, FootballOptions
 from lmm_r1.envs.games import options_of
 from lmm_r1.errors import RecipeError
 from lmm_r1.rollout.scripted import scripted

@@ -10,7 +10,7 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmm_r1.envs.sokoban import (
+from lmm_r1.envs.sokoban.game import (
     ACTIONS,
     Sokoban,
     best_sum,
@@ -22,10 +22,10 @@ from lmm_r1.envs.sokoban import (
     score,
     solve,
 )
-from lmm_r1.envs.sokoban_level import DIRECTIONS, Level, parse
-from lmm_r1.envs.sokoban_levels import SIZES, generate, puzzles
-from lmm_r1.envs.sokoban_picture import full_picture, grid_picture
-from lmm_r1.envs.sokoban_solver import WORDS, solution
+from lmm_r1.envs.sokoban.level import DIRECTIONS, Level, parse
+from lmm_r1.envs.sokoban.levels import SIZES, generate, puzzles
+from lmm_r1.envs.sokoban.picture import full_picture, grid_picture
+from lmm_r1.envs.sokoban.solver import WORDS, solution
 from lmm_r1.errors import DataError
 
 LINE = "#######\n#@ $ .#\n#######"

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from lmm_r1.config import Reward
 from lmm_r1.envs.games import draw_problem, game, is_evaluation, options_of
 from lmm_r1.envs.sokoban import paper_reward
-from lmm_r1.envs.sokoban_level import parse
-from lmm_r1.envs.sokoban_levels import SIZES, Puzzle
-from lmm_r1.envs.sokoban_solver import solution
-from lmm_r1.envs.sokoban_turns import SokobanEpisode, SokobanOptions, problem_of
+from lmm_r1.envs.sokoban.level import parse
+from lmm_r1.envs.sokoban.levels import SIZES, Puzzle
+from lmm_r1.envs.sokoban.solver import solution
+from lmm_r1.envs.sokoban.turns import SokobanEpisode, SokobanOptions, problem_of
 from lmm_r1.errors import DataError, RecipeError
 from lmm_r1.rewards.score import make_scorer
 from lmm_r1.rollout.scripted import scripted

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from lmm_r1.envs.football_turns import FootballGame
+from lmm_r1.envs.football.turns import FootballGame
 from lmm_r1.envs.single_turn import SingleTurn
-from lmm_r1.envs.sokoban_turns import SokobanGame
+from lmm_r1.envs.sokoban.turns import SokobanGame
 from lmm_r1.errors import EngineError, Fault, LmmR1Error, RecipeError
 from lmm_r1.seams import Environment, Game, MakeEnvironment, Put, Step
 from lmm_r1.types import Image, Message, Problem

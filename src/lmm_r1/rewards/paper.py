@@ -1,6 +1,6 @@
 """`compat = "paper"`: the released LMM-R1 rules, their holes included, so that a run can be compared with the paper's.
 
-Source: arXiv 2503.07536, section 3.2, and what the released math_verifier.py does (sokoban_verifier.py: envs/sokoban.py). Never
+Source: arXiv 2503.07536, section 3.2, and what the released math_verifier.py does (sokoban_verifier.py: envs/sokoban/game.py). Never
 the default: this rule reads the whole reply, thoughts first; pays every reply when the gold cannot be read; and
 knows no words. The comparison itself is ours (the release calls math-verify 0.5.2), after the release's extraction.
 """

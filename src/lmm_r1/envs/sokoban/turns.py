@@ -1,10 +1,10 @@
 """Sokoban for a language model: problems from seeds, and episodes of one plan (`global`) or many short turns (`online`).
 
 A reply's moves stand in its answer, separated by commas; anything else there is no move, is answered by the game's own
-words, and costs the turn. Data flow: seed -> puzzle (sokoban_levels.py) -> Problem with the first picture; reply ->
+words, and costs the turn. Data flow: seed -> puzzle (levels.py) -> Problem with the first picture; reply ->
 `plan_of` -> moves -> Step with the next picture. The default reward of a turn is what it adds to `worth`: together 1 for
 a solved level, less for boxes brought home, nothing for moves.
-Leaves out: the game (sokoban.py), its pictures (sokoban_picture.py).
+Leaves out: the game (game.py), its pictures (picture.py).
 Sources: the two modes, MageBench (arXiv 2412.04531); `compat = "paper"`, sokoban_verifier.py of LMM-R1's released code.
 """
 
@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lmm_r1.drawing import Picture
 from lmm_r1.envs.episode import Once, answer_of, dice, said
-from lmm_r1.envs.sokoban import ACTIONS, Sokoban, best_sum, paper_reward, plan_of, rewards_of, worth
-from lmm_r1.envs.sokoban_level import Level, parse, read_levels
-from lmm_r1.envs.sokoban_levels import SIZES, Puzzle, generate
-from lmm_r1.envs.sokoban_picture import MAX_GRID, full_picture, grid_picture
-from lmm_r1.envs.sokoban_solver import solution
+from lmm_r1.envs.sokoban.game import ACTIONS, Sokoban, best_sum, paper_reward, plan_of, rewards_of, worth
+from lmm_r1.envs.sokoban.level import Level, parse, read_levels
+from lmm_r1.envs.sokoban.levels import SIZES, Puzzle, generate
+from lmm_r1.envs.sokoban.picture import MAX_GRID, full_picture, grid_picture
+from lmm_r1.envs.sokoban.solver import solution
 from lmm_r1.seams import Player, Put, Step
 from lmm_r1.types import Image, Message, Problem, Text
 

@@ -15,7 +15,7 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw
 
 from lmm_r1.drawing import Canvas, Picture
-from lmm_r1.envs.sokoban_level import Level
+from lmm_r1.envs.sokoban.level import Level
 
 #: Largest board of a "grid" picture, columns x rows: what the micro base has learned to see.
 MAX_GRID = (14, 8)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from lmm_r1.envs.football_state import PASSES, State
+from lmm_r1.envs.football.state import PASSES, State
 
 #: Points of one unit.
 SCALE = 20.0

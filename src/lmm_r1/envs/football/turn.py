@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lmm_r1.envs.football_state import (
+from lmm_r1.envs.football.state import (
     DIRECTIONS,
     HALF_LENGTH,
     HALF_WIDTH,

@@ -1,6 +1,6 @@
 """The Football Game for a language model: problems from seeds, and episodes of one action word a turn.
 
-A reply's answer is one of the sixteen words; football_turn.py plays it out over some ticks, and the next picture follows.
+A reply's answer is one of the sixteen words; turn.py plays it out over some ticks, and the next picture follows.
 Anything else is answered by the game's own words and costs the turn, while the match stands still. Data flow: seed ->
 instance of a scenario -> Problem with the first picture; reply -> word -> ticks -> Step. The default reward of a turn is
 what it adds to `worth`: 1 for a goal, less for bringing the ball forward and keeping it in play, nothing for kicking.
@@ -16,16 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lmm_r1.drawing import Picture
 from lmm_r1.envs.episode import Once, answer_of, dice, said
-from lmm_r1.envs.football import Football
-from lmm_r1.envs.football_academy import Academy
-from lmm_r1.envs.football_grf import GoogleFootball
-from lmm_r1.envs.football_grf_renderer import SHARED
-from lmm_r1.envs.football_picture import full_picture, grid_picture
-from lmm_r1.envs.football_policies import POLICIES
-from lmm_r1.envs.football_scenarios import SCENARIOS
-from lmm_r1.envs.football_score import ShapedScore, goal
-from lmm_r1.envs.football_state import ACTIONS, Engine, State
-from lmm_r1.envs.football_turn import run_turn
+from lmm_r1.envs.football.academy import Academy
+from lmm_r1.envs.football.game import Football
+from lmm_r1.envs.football.grf import GoogleFootball
+from lmm_r1.envs.football.grf_renderer import SHARED
+from lmm_r1.envs.football.picture import full_picture, grid_picture
+from lmm_r1.envs.football.policies import POLICIES
+from lmm_r1.envs.football.scenarios import SCENARIOS
+from lmm_r1.envs.football.score import ShapedScore, goal
+from lmm_r1.envs.football.state import ACTIONS, Engine, State
+from lmm_r1.envs.football.turn import run_turn
 from lmm_r1.seams import Player, Put, Step
 from lmm_r1.types import Message, Problem, Text
 
@@ -108,7 +108,7 @@ class FootballGame:
         return Football()
 
     def player(self, name: str, problem: Problem) -> Player:
-        """One of football_policies.POLICIES; what it says is the answer, and doing nothing is no word."""
+        """One of policies.POLICIES; what it says is the answer, and doing nothing is no word."""
         if name not in POLICIES:
             raise ValueError(f'no player "{name}" (there are: {", ".join(POLICIES)})')
         policy = POLICIES[name](dice(problem, "random player"))

@@ -2,8 +2,8 @@
 
 Left: support in front of the ball, hold the formation behind it, run to meet a pass. Right: one or more go for the ball,
 others stand between a left player and the goal, the rest shift with the ball, the keeper covers the goal's angle and comes
-out when nobody else is left. Places are complex numbers in metres, as in football_rules.py.
-Leaves out: what happens to the ball (football_academy.py).
+out when nobody else is left. Places are complex numbers in metres, as in rules.py.
+Leaves out: what happens to the ball (academy.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from lmm_r1.envs.football_rules import (
+from lmm_r1.envs.football.rules import (
     BEATEN,
     CHASE,
     DRIBBLE,
@@ -39,8 +39,8 @@ from lmm_r1.envs.football_rules import (
     TIRING,
     WIDTH,
 )
-from lmm_r1.envs.football_scenarios import Setup, placed
-from lmm_r1.envs.football_state import METRES, TICK
+from lmm_r1.envs.football.scenarios import Setup, placed
+from lmm_r1.envs.football.state import METRES, TICK
 
 Complex = NDArray[np.complex128]
 Floats = NDArray[np.float64]

@@ -2,12 +2,12 @@
 
 An engine plays without drawing and sends the engine's state bytes (some 100 kB) down the pipe; the process loads them,
 draws, and sends the pixels back. Drawing while playing would cost a drawn step for every tick, 10 to 200 times the time of
-a tick. The process runs `python -m lmm_r1.envs.football_grf_renderer` and is started with the first picture.
+a tick. The process runs `python -m lmm_r1.envs.football.grf_renderer` and is started with the first picture.
 
 The pipe carries lengths, JSON and raw bytes. gfootball itself packs a pickle into its state bytes and unpickles it when it
 loads them; we talk to its C++ engine one level below and pack nothing, so neither end unpickles anything. The C++ engine
 trusts its state bytes, so they must come from an engine of the same build, never from a file or a stranger.
-Leaves out: play (football_grf.py). Where pictures are drawn is in `place`.
+Leaves out: play (grf.py). Where pictures are drawn is in `place`.
 """
 
 from __future__ import annotations
@@ -299,7 +299,7 @@ class Renderer:
         width, height = self._size
         # -P: what lies in the working folder is not imported. A session of its own: Ctrl-C is its owner's to handle.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "lmm_r1.envs.football_grf_renderer", str(width), str(height), self._place],
+            [sys.executable, "-P", "-m", "lmm_r1.envs.football.grf_renderer", str(width), str(height), self._place],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,

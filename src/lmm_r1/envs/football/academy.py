@@ -6,8 +6,8 @@ one that a pass goes to, else the one nearest the ball; a player that a pass goe
 direction, and without a direction a controlled player goes for a free ball by itself. An episode ends with a goal, the
 ball off the pitch, the ball taken by the right team, or when its steps are over. There is no offside, and right players
 never play the ball: with it in their hands the episode has ended.
-Same scenario, seed and actions: the same states to the bit. Leaves out: numbers (football_rules.py), who runs where
-(football_scripts.py), set-ups (football_scenarios.py), pictures (football_picture.py).
+Same scenario, seed and actions: the same states to the bit. Leaves out: numbers (rules.py), who runs where
+(scripts.py), set-ups (scenarios.py), pictures (picture.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import random
 import numpy as np
 
 from lmm_r1.drawing import Picture
-from lmm_r1.envs.football_rules import (
+from lmm_r1.envs.football.rules import (
     AWAY,
     BAR,
     BLOCK,
@@ -46,9 +46,9 @@ from lmm_r1.envs.football_rules import (
     stretch,
     tackle_chance,
 )
-from lmm_r1.envs.football_scenarios import setup_of
-from lmm_r1.envs.football_scripts import World, beat, begin, lead, move
-from lmm_r1.envs.football_state import DIRECTIONS, METRES, TICK, State, checked
+from lmm_r1.envs.football.scenarios import setup_of
+from lmm_r1.envs.football.scripts import World, beat, begin, lead, move
+from lmm_r1.envs.football.state import DIRECTIONS, METRES, TICK, State, checked
 
 _COURSE = {word: complex(*unit) for word, unit in DIRECTIONS.items()}
 _SCALE = np.array(METRES)
@@ -56,7 +56,7 @@ _STEP = np.array(METRES) / TICK
 
 
 class Academy:
-    """An engine (football_state.Engine) without a renderer. `over` is "time" until the first reset."""
+    """An engine (state.Engine) without a renderer. `over` is "time" until the first reset."""
 
     def __init__(self) -> None:
         self.over = "time"
@@ -97,7 +97,7 @@ class Academy:
         return self._state(world)
 
     def frame(self, width: int, height: int) -> Picture | None:
-        """None: football_picture.full_picture draws the states."""
+        """None: picture.full_picture draws the states."""
         return None
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """Players without a model: what a number of the Football Game is compared with.
 
-A policy looks at a state and says an action word, or None to do nothing; it is asked once per turn (football_turn.py) or
+A policy looks at a state and says an action word, or None to do nothing; it is asked once per turn (turn.py) or
 once per tick, and knows nothing of the engine. `idle`, `always_shoot`, `run_and_shoot` and random actions are what a
 reward must not pay for; `expert` shows what can be reached: it weighs its own shot, a pass to every mate, and eight ways
 to run. Leaves out: the built-in players of an engine.
@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lmm_r1.envs.football_state import (
+from lmm_r1.envs.football.state import (
     ACTIONS,
     DIRECTIONS,
     HALF_GOAL,

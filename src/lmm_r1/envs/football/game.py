@@ -1,9 +1,9 @@
 """The Football Game for Gymnasium: pictures in, one of sixteen actions out, a goal pays 1.
 
-One step is one tick of the engine; play by replies, with many ticks to a word, is football_turn.py. The engine is our own
-(football_academy.py) or any other that keeps the contract of football_state.Engine.
-Leaves out: engines, set-ups (football_scenarios.py), pictures (football_picture.py), scores (football_score.py), policies
-(football_policies.py), and the turn-by-turn layer over a language model.
+One step is one tick of the engine; play by replies, with many ticks to a word, is turn.py. The engine is our own
+(academy.py) or any other that keeps the contract of state.Engine.
+Leaves out: engines, set-ups (scenarios.py), pictures (picture.py), scores (score.py), policies
+(policies.py), and the turn-by-turn layer over a language model.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 from gymnasium import spaces
 
 from lmm_r1.drawing import Picture
-from lmm_r1.envs.football_academy import Academy
-from lmm_r1.envs.football_picture import GRID_SHAPE, SMALLEST, full_picture, grid_picture
-from lmm_r1.envs.football_scenarios import SCENARIOS, setup_of
-from lmm_r1.envs.football_score import ShapedScore
-from lmm_r1.envs.football_state import ACTIONS, Engine, State
+from lmm_r1.envs.football.academy import Academy
+from lmm_r1.envs.football.picture import GRID_SHAPE, SMALLEST, full_picture, grid_picture
+from lmm_r1.envs.football.scenarios import SCENARIOS, setup_of
+from lmm_r1.envs.football.score import ShapedScore
+from lmm_r1.envs.football.state import ACTIONS, Engine, State
 
 __all__ = ["ACTIONS", "PICTURES", "SCENARIOS", "Football"]
 

@@ -4,7 +4,7 @@ The state is complete: a box may stand on a target, and so may the player, at th
 gym-sokoban keep one number a cell, which loses the target under the player.)
 Cells are numbered row * width + column; the border is wall, so a neighbour is always one addition away.
 ASCII is that of Boxoban and the XSB files: # wall, space floor, . target, $ box, * box on target, @ player, + player on
-target. Leaves out: rewards and turns (sokoban.py), solving (sokoban_solver.py), pictures (sokoban_picture.py).
+target. Leaves out: rewards (game.py), solving (solver.py), pictures (picture.py).
 Source of the format: github.com/google-deepmind/boxoban-levels.
 """
 

@@ -3,8 +3,8 @@
 The game pays as gym-sokoban does: -0.1 a step, +1 for a box pushed onto a target, -1 for one pushed off, +10 when all are
 on. `paper_reward` is the released reward of LMM-R1 to the digit; `plan_reward` is the default, which pays for solving and
 for boxes brought home, and never for moves. `score` is MageBench's.
-Leaves out: levels (sokoban_level.py, sokoban_levels.py), the solver (sokoban_solver.py), pictures (sokoban_picture.py),
-and the turns of a language model (sokoban_turns.py).
+Leaves out: levels (level.py, levels.py), the solver (solver.py), pictures (picture.py),
+and the turns of a language model (turns.py).
 Sources: gym-sokoban (github.com/mpSchrader/gym-sokoban); arXiv 2503.07536 and its sokoban_verifier.py; MageBench, arXiv
 2412.04531.
 """
@@ -20,10 +20,10 @@ from gymnasium import spaces
 
 from lmm_r1.drawing import CELL, Picture
 from lmm_r1.envs.episode import answer_of
-from lmm_r1.envs.sokoban_level import DIRECTIONS, Level, parse
-from lmm_r1.envs.sokoban_levels import SIZES, generate
-from lmm_r1.envs.sokoban_picture import full_picture, grid_picture
-from lmm_r1.envs.sokoban_solver import solution, solve
+from lmm_r1.envs.sokoban.level import DIRECTIONS, Level, parse
+from lmm_r1.envs.sokoban.levels import SIZES, generate
+from lmm_r1.envs.sokoban.picture import full_picture, grid_picture
+from lmm_r1.envs.sokoban.solver import solution, solve
 
 __all__ = ["ACTIONS", "Sokoban", "paper_reward", "plan_of", "plan_reward", "progress", "score", "solve", "worth"]
 

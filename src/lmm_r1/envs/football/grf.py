@@ -1,9 +1,9 @@
 """Google Research Football as an engine of the Football Game: the real one, an extra ("football", docs/football.md).
 
-Play runs in this process, without pictures; pictures come from one process beside it (football_grf_renderer.py). An
+Play runs in this process, without pictures; pictures come from one process beside it (grf_renderer.py). An
 episode is a function of the scenario, the seed and the actions. A picture is a function of the state.
 The C++ engine ends its process on a fault of its own: who plays untrusted set-ups should play them in a worker.
-Leaves out: our own engine (football_academy.py), turns, scores.
+Leaves out: our own engine (academy.py), turns, scores.
 Source: "Google Research Football", arXiv 1907.11180; its package gfootball 2.10.2.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from lmm_r1.drawing import Picture
-from lmm_r1.envs.football_grf_renderer import SHARED, check_size, config_of, libraries, place
-from lmm_r1.envs.football_state import STICKY, Float64, State, checked
+from lmm_r1.envs.football.grf_renderer import SHARED, check_size, config_of, libraries, place
+from lmm_r1.envs.football.state import STICKY, Float64, State, checked
 
 #: gfootball's scenarios that one left player can be controlled in.
 LEVELS = (

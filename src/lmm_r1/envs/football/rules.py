@@ -3,7 +3,7 @@
 Everything here is in metres, seconds and metres per second. A place or a movement is one complex number, right + down *
 1j, with the middle of the pitch at 0; the left team's goal to shoot at lies at x = 54.4. The numbers are our own; they were
 set so that who shoots from anywhere, or acts at random, rarely scores, and who gets near or finds the free man often does.
-Leaves out: who moves where (football_scripts.py) and the course of a tick (football_academy.py).
+Leaves out: who moves where (scripts.py) and the course of a tick (academy.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import random
 from collections.abc import Sequence
 
-from lmm_r1.envs.football_state import HALF_GOAL, HALF_LENGTH, HALF_WIDTH, METRES
+from lmm_r1.envs.football.state import HALF_GOAL, HALF_LENGTH, HALF_WIDTH, METRES
 
 LENGTH, WIDTH, GOAL = HALF_LENGTH * METRES[0], HALF_WIDTH * METRES[1], HALF_GOAL * METRES[1]
 #: Height of the bar.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from heapq import heappop, heappush
 
-from lmm_r1.envs.sokoban_level import Level, parse
+from lmm_r1.envs.sokoban.level import Level, parse
 
 LETTERS = {"up": "u", "down": "d", "left": "l", "right": "r"}
 WORDS = {letter: word for word, letter in LETTERS.items()}

@@ -4,7 +4,7 @@ difficulty.
 The room is a random walk of wide steps; the boxes start on the targets and are pulled at random (reverse play), so a
 solution is known to exist, and the solver then says how many pushes the shortest one takes. As in gym-sokoban's levels,
 neither the player nor a box starts on a target, so a picture of the start shows everything.
-Leaves out: files of other people's levels (sokoban_level.parse reads them).
+Leaves out: files of other people's levels (level.parse reads them).
 Source of the idea and of the sizes: gym-sokoban (github.com/mpSchrader/gym-sokoban); the code is ours.
 """
 
@@ -14,8 +14,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lmm_r1.envs.sokoban_level import DIRECTIONS, Level
-from lmm_r1.envs.sokoban_solver import Solution, solution
+from lmm_r1.envs.sokoban.level import DIRECTIONS, Level
+from lmm_r1.envs.sokoban.solver import Solution, solution
 
 #: name -> (height, width, boxes): the sizes of gym-sokoban, and those of the micro model.
 SIZES = {

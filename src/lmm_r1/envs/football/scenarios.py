@@ -2,7 +2,7 @@
 
 The kinds are those of gfootball's academy, placed and sized by ourselves, and small ones ("micro_") for a model that sees
 fourteen by eight cells. Every set-up gives the ball to a left player, and ends with a goal, the ball out of play, the ball lost, or after its steps.
-Leaves out: the rules (football_rules.py) and the engine (football_academy.py).
+Leaves out: the rules (rules.py) and the engine (academy.py).
 Source of the kinds: "Google Research Football", arXiv 1907.11180, section on the academy.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from lmm_r1.envs.football_state import HALF_LENGTH, HALF_WIDTH
+from lmm_r1.envs.football.state import HALF_LENGTH, HALF_WIDTH
 
 #: Where a player may start: x, y, and how far it may be moved either way, in coordinates.
 Spot = tuple[float, float, float, float]

@@ -17,7 +17,7 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw
 
 from lmm_r1.drawing import CELL, Canvas, Picture
-from lmm_r1.envs.football_state import HALF_GOAL, HALF_LENGTH, HALF_WIDTH, METRES, TICK, State
+from lmm_r1.envs.football.state import HALF_GOAL, HALF_LENGTH, HALF_WIDTH, METRES, TICK, State
 
 #: Columns and rows of a "grid" picture, and its shape.
 GRID = (14, 8)

@@ -4,7 +4,7 @@ Coordinates and names are those of Google Research Football ("gfootball"), so th
 serve our own engine and that one: the pitch is x in [-1, 1], y in [-0.42, 0.42], y grows downwards, the left team attacks
 the goal at x = 1, |y| <= 0.044. The two axes have different units (METRES), so distances and angles that mean something
 on the grass are taken in metres (`ground`). A tick is 0.1 s; movements are per tick.
-Leaves out: engines (football_academy.py), set-ups (football_scenarios.py), scores, pictures and policies.
+Leaves out: engines (academy.py), set-ups (scenarios.py), scores, pictures and policies.
 Source of the coordinates, keys and action words: the observation page of gfootball (github.com/google-research/football).
 """
 
