@@ -85,6 +85,12 @@ def test_the_greedy_reply_is_scored_and_not_learned_from() -> None:
     assert all(s.reward == 0.5 for g in got.groups for s in g.scores)
 
 
+def test_one_reply_alone_is_no_group_of_equals() -> None:
+    """Catches the note that nothing can be learned in a stage that compares no siblings: supervised ones, and PPO of one."""
+    alone = run(["a", "b"], RolloutConfig(prompts=2, siblings=1))
+    assert describe(alone.groups)["zero_advantage_share"] == 0.0
+
+
 def test_shuffling_deals_the_same_scores_to_other_replies() -> None:
     """Catches a control arm that keeps some signal, or that changes the rewards' distribution."""
     plain = run([chr(97 + i) for i in range(8)], RolloutConfig(prompts=8, siblings=8))

@@ -152,12 +152,15 @@ def describe(groups: Sequence[Group]) -> dict[str, float]:
     episodes = [episode for g in groups for episode in g.episodes]
     lengths = np.array([t.end - t.start for e in episodes for t in turns_of(e)], np.float64)
     turns = np.array([len(turns_of(e)) for e in episodes], np.float64)
+    equal = [
+        len({s.reward for s in g.scores}) == 1 for g in groups if len(g.scores) > 1
+    ]  # one alone is compared with none
     metrics = {
         "reward/mean": float(np.mean([s.reward for s in scores])),
         "length/mean": float(lengths.mean()),
         "length/max": float(lengths.max()),
         "truncated_share": float(np.mean([e[-1].stop != "eos" for e in episodes])),
-        "zero_advantage_share": float(np.mean([len({s.reward for s in g.scores}) == 1 for g in groups])),
+        "zero_advantage_share": float(np.mean(equal)) if equal else 0.0,
     }
     for part in sorted({part for s in scores for part in s.parts}):
         metrics[f"reward/{part}"] = float(np.mean([s.parts[part] for s in scores if part in s.parts]))
