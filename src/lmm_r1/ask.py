@@ -13,6 +13,7 @@ from lmm_r1.build import Workshop, base_folder, device_of, evaluate_with
 from lmm_r1.config import PLAYERS, Data, Evaluate, Model, Recipe, Stage
 from lmm_r1.data.images import ImageStore
 from lmm_r1.evaluation.evaluate import evaluate_player
+from lmm_r1.evaluation.results import blind_findings
 from lmm_r1.evaluation.suites import suite
 from lmm_r1.models.adapters import make_adapter
 from lmm_r1.recipes import system_prompt
@@ -28,6 +29,7 @@ def evaluate_model(
     *,
     sets: Sequence[str],
     items: int,
+    blind: int = 0,
     prompt: str = "think",
     temperature: float = 1.0,
     max_new_tokens: int = 64,
@@ -36,21 +38,27 @@ def evaluate_model(
     """Evaluate a model folder (or "micro"); {"weights_sha256", "arms": {model: {set: summary}}, and the settings}."""
     recipe = ad_hoc(model, seed)
     knobs = Evaluate(
-        sets=tuple(sets), items=items, prompt=prompt, temperature=temperature, max_new_tokens=max_new_tokens
+        sets=tuple(sets),
+        items=items,
+        blind=blind,
+        prompt=prompt,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
     )
     shop = workshop(recipe.model_copy(update={"evaluate": knobs}))
     for name in sets:
         suite(name)  # a misspelt set stops before the model loads
     engine, adapter, sha = shop.loaded(base_folder(model))
     system = system_prompt(recipe, prompt)
-    summaries = {name: evaluate_with(shop, name, engine, adapter, system).summary() for name in sets}
+    results = {name: evaluate_with(shop, name, engine, adapter, system) for name in sets}
     games = [name for name in sets if suite(name).game]
     players = {
         player: {name: evaluate_player(name, items, player, shop.images).summary() for name in games}
         for player in (PLAYERS if games else ())
     }
     return {
-        "arms": {model: summaries, **players},
+        "arms": {model: {name: result.summary() for name, result in results.items()}, **players},
+        "findings": blind_findings({model: results}),
         "weights_sha256": sha,
         "prompt": prompt,
         "temperature": temperature,

@@ -128,6 +128,7 @@ def evaluate(
         str, typer.Option("--sets", help="Held-out sets, separated by commas.")
     ] = "text,geometry,perception",
     items: Annotated[int, typer.Option("--items", min=1, help="Items of each set.")] = 500,
+    blind: Annotated[int, typer.Option("--blind", min=0, help="So many also with blank pictures.")] = 0,
     prompt: Annotated[str, typer.Option("--prompt", help=f"Prompt profile: {', '.join(PROMPTS)}.")] = "think",
     temperature: Annotated[float, typer.Option("--temperature", min=1e-6)] = 1.0,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1)] = 64,
@@ -142,6 +143,7 @@ def evaluate(
         model,
         sets=[name.strip() for name in sets.split(",") if name.strip()],
         items=items,
+        blind=blind,
         prompt=prompt,
         temperature=temperature,
         max_new_tokens=max_new_tokens,

@@ -6,6 +6,7 @@ Leaves out: the verbs (cli.py) and the live view of a run (runs/live.py).
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +34,37 @@ def write_text(path: Path, text: str) -> None:
 
 
 def show_results(results: dict[str, Any]) -> None:
-    """The results table, and what its paired differences say."""
+    """The results table, the scores of games under it, and what its paired differences say."""
     sets = list(dict.fromkeys(name for arm in results["arms"].values() for name in arm))
     if not sets:
         return
-    head = "accuracy, 95 % interval"
-    width = max(len(name) for name in (head, *results["arms"]))
-    typer.echo(f"{head:<{width}}  " + "  ".join(f"{name:^24}" for name in sets))
-    for arm, by_set in results["arms"].items():
-        cells = (by_set.get(name) for name in sets)
-        shown = (f"{c['accuracy']:6.1%} [{c['low']:6.1%}, {c['high']:6.1%}]" if c else "-" for c in cells)
-        typer.echo(f"{arm:<{width}}  " + "  ".join(f"{cell:^24}" for cell in shown))
+    show_table("accuracy, 95 % interval", results["arms"], sets, _accuracy)
+    games = [name for name in sets if any("score" in arm.get(name, {}) for arm in results["arms"].values())]
+    if games:
+        show_table("score, 95 % interval", results["arms"], games, _score)
     for finding in results.get("findings", []):
         typer.echo(finding)
+
+
+def show_table(
+    head: str, arms: Mapping[str, Mapping[str, Any]], sets: Sequence[str], told: Callable[[Mapping[str, Any]], str]
+) -> None:
+    """Arms down, sets across; arms that were evaluated on none of the sets are left out."""
+    width = max(len(name) for name in (head, *arms))
+    typer.echo(f"{head:<{width}}  " + "  ".join(f"{name:^24}" for name in sets))
+    for arm, by_set in arms.items():
+        if any(name in by_set for name in sets):
+            shown = (told(by_set[name]) if name in by_set else "-" for name in sets)
+            typer.echo(f"{arm:<{width}}  " + "  ".join(f"{cell:^24}" for cell in shown))
+
+
+def _accuracy(cell: Mapping[str, Any]) -> str:
+    return f"{cell['accuracy']:6.1%} [{cell['low']:6.1%}, {cell['high']:6.1%}]"
+
+
+def _score(cell: Mapping[str, Any]) -> str:
+    score = cell["score"]
+    return f"{score['mean']:6.1f} [{score['low']:6.1f}, {score['high']:6.1f}]"
 
 
 def one_line(message: str) -> str:
