@@ -85,6 +85,7 @@ def test_evaluate_sample_and_build_base(calls: list[Any], tmp_path: Path, capsys
         {
             "sets": ["text", "geometry"],
             "items": 5,
+            "blind": 0,
             "prompt": "think",
             "temperature": 1.0,
             "max_new_tokens": 64,
