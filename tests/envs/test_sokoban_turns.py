@@ -55,8 +55,8 @@ def plan(words: str, thoughts: str = "") -> str:
     return f"<think>{thoughts}</think><answer>{words}</answer>"
 
 
-def played(replies: list[str], **options: object) -> list[Step]:
-    env = episode(**options)
+def played(replies: list[str], level: str = LEVEL, **options: object) -> list[Step]:
+    env = episode(level, **options)
     steps = []
     for reply in replies:
         steps.append(env.step(reply))
@@ -162,6 +162,17 @@ def test_a_long_plan_of_spray_is_cut_where_the_published_one_is() -> None:
     """Catches a plan of thousands of random moves that solves by luck: of a whole plan fifty moves count."""
     (step,) = played([plan("up, " * 50 + whole())], mode="global")
     assert step.success == 0.0 and step.reward == 0.0
+
+
+def test_a_lost_level_ends_at_the_push_that_lost_it() -> None:
+    """Catches turns spent on a level that nobody can solve, and an end while it still can be."""
+    corner = "#####\n#  .#\n# $@#\n#   #\n#####"
+    steps = played([plan("left")], level=corner, moves=1)
+    assert (steps[-1].outcome, steps[-1].done, steps[-1].reward) == ("lost", True, 0.0)
+    assert solution(parse(corner).move("left")) is None
+    for words in (["up", "left"], ["down", "left"]):
+        steps = played([plan(word) for word in words], level=corner, moves=1)
+        assert not steps[-1].done and solution(parse(corner).play(words)) is not None
 
 
 def test_pictures_show_the_state_after_the_moves() -> None:

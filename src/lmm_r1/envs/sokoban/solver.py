@@ -48,6 +48,12 @@ def solution(level: Level, nodes: int = NODES) -> Solution | None:
     return _Search(level).run(nodes)
 
 
+def dead_cells(level: Level) -> frozenset[int]:
+    """Cells from which no box ever comes to a target again, such as corners: a box there has lost the level."""
+    dead = _Search(level).dead
+    return frozenset(c for c in range(level.height * level.width) if dead >> c & 1 and c not in level.walls)
+
+
 class _Search:
     """One search: what is fixed over it, and the queue."""
 

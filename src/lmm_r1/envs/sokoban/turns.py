@@ -3,7 +3,8 @@
 A reply's moves stand in its answer, separated by commas; anything else there is no move, is answered by the game's own
 words, and costs the turn. Data flow: seed -> puzzle (levels.py) -> Problem with the first picture; reply ->
 `plan_of` -> moves -> Step with the next picture. The default reward of a turn is what it adds to `worth`: together 1 for
-a solved level, less for boxes brought home, nothing for moves.
+a solved level, less for boxes brought home, nothing for moves. An episode ends when the level is solved, when a box stands where it
+can never come home from, or at the turn limit.
 Leaves out: the game (game.py), its pictures (picture.py).
 Sources: the two modes, MageBench (arXiv 2412.04531); `compat = "paper"`, sokoban_verifier.py of LMM-R1's released code.
 """
@@ -21,7 +22,7 @@ from lmm_r1.envs.sokoban.game import ACTIONS, Sokoban, best_sum, paper_reward, p
 from lmm_r1.envs.sokoban.level import Level, parse, read_levels
 from lmm_r1.envs.sokoban.levels import SIZES, Puzzle, generate
 from lmm_r1.envs.sokoban.picture import MAX_GRID, full_picture, grid_picture
-from lmm_r1.envs.sokoban.solver import solution
+from lmm_r1.envs.sokoban.solver import dead_cells, solution
 from lmm_r1.seams import Player, Put, Step
 from lmm_r1.types import Image, Message, Problem, Text
 
@@ -170,6 +171,7 @@ class SokobanEpisode(Once):
         self.start_level = self.level = parse(str(problem.meta["level"]))
         self._bound = float(problem.meta["bound"])  # type: ignore[arg-type]
         self._put, self._turn = put, 0
+        self._dead = dead_cells(self.level)
         self._total = self._best = 0.0  # of the game's own pay
         self._shots: list[Level] = []
 
@@ -194,8 +196,9 @@ class SokobanEpisode(Once):
                     self.level = self.level.move(direction)
                     self._shots.append(self.level)
         solved = self.level.solved
+        lost = bool(self.level.boxes & self._dead)  # nothing that follows could solve it
         last = self.options.mode == "global" or self._turn >= self.options.max_turns
-        self._over = solved or last
+        self._over = solved or lost or last
         if self.options.compat == "paper":
             reward = paper_reward(self.start_level, reply)["reward"]
         else:
@@ -205,7 +208,15 @@ class SokobanEpisode(Once):
             reward=reward,
             done=self._over,
             action="" if plan is None or refused else ", ".join(plan[: self.most]),
-            outcome="solved" if solved else "bad_reply" if refused else "turn_limit" if last else "played",
+            outcome="solved"
+            if solved
+            else "lost"
+            if lost
+            else "bad_reply"
+            if refused
+            else "turn_limit"
+            if last
+            else "played",
             success=float(solved),
             score=(self._best - self._bound) * 5.0 + 100.0,
         )
