@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lmm_r1.config import Reward
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.rewards.score import make_scorer
-from lmm_r1.types import Message, Problem, Text, Verdict
+from lmm_r1.types import Message, Problem, Text, Turn, Verdict
 from tests.fakes import said
 
 PROBLEM = Problem("p", (Message("user", (Text("2+2?"),)),), "4")
@@ -47,3 +49,14 @@ def test_a_failing_verifier_is_an_error_verdict_and_not_the_end_of_the_run(monke
     monkeypatch.setitem(VERIFIERS, "math", broken)
     score = make_scorer(Reward())(PROBLEM, said("<think></think><answer>4</answer>"), "eos")
     assert (score.reward, score.verdicts["accuracy"]) == (0.5, "error")
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 10])
+def test_a_game_in_the_right_format_has_all_of_it(count: int) -> None:
+    """Catches shares that add up to 0.9999: a table then says that the expert is out of format."""
+    turns = [Turn(0, 1, "<think></think><answer>up</answer>", reward=0.1) for _ in range(count)]
+    score = make_scorer(Reward())(replace(PROBLEM, env="sokoban"), turns, "eos")
+    assert score.parts["format"] == 1.0 and score.reward == pytest.approx(0.5 + 0.1 * count)
+    assert score.reward == sum(score.per_turn)
+    half = [*turns, Turn(0, 1, "up")]
+    assert make_scorer(Reward())(replace(PROBLEM, env="sokoban"), half, "eos").parts["format"] == count / (count + 1)

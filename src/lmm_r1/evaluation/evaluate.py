@@ -71,7 +71,7 @@ class SetResult:
             "accuracy": right / n,
             "low": low,
             "high": high,
-            "format_rate": len(formatted) / n,
+            "format_rate": float(np.mean([i.format for i in self.items])),
             "accuracy_given_format": float(np.mean([i.accuracy for i in formatted])) if formatted else 0.0,
             "reasoning_share": float(np.mean([i.reasons for i in self.items])),
             "mean_length": float(np.mean([i.length for i in self.items])),

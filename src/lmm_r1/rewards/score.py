@@ -81,7 +81,11 @@ class RuleScorer:
         )
         return Score(
             reward=sum(per_turn),
-            parts={"format": sum(shares), "accuracy": turns[-1].success, "game": sum(turn.reward for turn in turns)},
+            parts={
+                "format": sum(written) / len(turns),
+                "accuracy": turns[-1].success,
+                "game": sum(turn.reward for turn in turns),
+            },
             verdicts={"format": "correct" if all(written) else "wrong", "accuracy": turns[-1].outcome},
             per_turn=per_turn,
         )
