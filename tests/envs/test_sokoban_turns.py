@@ -105,6 +105,18 @@ def test_turns_add_up_to_the_worth_of_the_end() -> None:
     assert all(s.feedback for s in steps[:-1]) and not steps[-1].feedback
 
 
+def test_progress_by_moves_is_nearness_to_the_solution() -> None:
+    """Catches pay for moving about, for a lost level, and turns that do not add up to 1."""
+    words = whole().split(", ")
+    steps = played([plan(word) for word in words], moves=1, max_turns=40, progress="moves")
+    assert all(s.reward > 0 for s in steps) and sum(s.reward for s in steps) == pytest.approx(1.0)
+    to_and_fro = played([plan("down"), plan("up")] * 4, moves=1, progress="moves")
+    assert sum(s.reward for s in to_and_fro) == pytest.approx(0.0)
+    corner = "#####\n#  .#\n# $@#\n#   #\n#####"
+    lost = played([plan("down"), plan("up"), plan("left")], level=corner, moves=1, progress="moves")
+    assert lost[-1].outcome == "lost" and sum(s.reward for s in lost) <= 0.0
+
+
 def test_pushing_a_box_on_and_off_pays_nothing() -> None:
     """Catches a reward that can be earned again and again: the box goes home, is pushed on, is brought back."""
     on_and_off = ["right", "right", "down", "right", "right", "up", "left"] * 5

@@ -3,7 +3,7 @@
 A reply's moves stand in its answer, separated by commas; anything else there is no move, is answered by the game's own
 words, and costs the turn. Data flow: seed -> puzzle (levels.py) -> Problem with the first picture; reply ->
 `plan_of` -> moves -> Step with the next picture. The default reward of a turn is what it adds to `worth`: together 1 for
-a solved level, less for boxes brought home, nothing for moves. An episode ends when the level is solved, when a box stands where it
+a solved level, less for boxes brought home (or for moves that come nearer to a solution), nothing for others. An episode ends when the level is solved, when a box stands where it
 can never come home from, or at the turn limit.
 Leaves out: the game (game.py), its pictures (picture.py).
 Sources: the two modes, MageBench (arXiv 2412.04531); `compat = "paper"`, sokoban_verifier.py of LMM-R1's released code.
@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lmm_r1.drawing import Picture
 from lmm_r1.envs.episode import Once, answer_of, dice, said
-from lmm_r1.envs.sokoban.game import ACTIONS, Sokoban, best_sum, paper_reward, plan_of, rewards_of, worth
+from lmm_r1.envs.sokoban.game import ACTIONS, PROGRESS, Sokoban, best_sum, paper_reward, plan_of, rewards_of, worth
 from lmm_r1.envs.sokoban.level import Level, parse, read_levels
-from lmm_r1.envs.sokoban.levels import SIZES, Puzzle, generate
+from lmm_r1.envs.sokoban.levels import NODES, SIZES, Puzzle, generate
 from lmm_r1.envs.sokoban.picture import MAX_GRID, full_picture, grid_picture
 from lmm_r1.envs.sokoban.solver import dead_cells, solution
 from lmm_r1.seams import Player, Put, Step
@@ -55,6 +55,10 @@ class SokobanOptions(BaseModel):
     cell: int = Field(48, ge=8, le=256, description="full: pixels of a cell")
     see: Literal["picture", "text", "both"] = Field("picture", description="how the board is shown")
     brief: bool = Field(False, description="a prompt of few words, for a model that knows the game")
+    progress: Literal["boxes", "moves"] = Field(
+        "boxes",
+        description="of the default reward: boxes brought home, or moves nearer to the solution (solved at every turn)",
+    )
     compat: Literal["none", "paper"] = Field("none", description='"paper": the released reward, its holes included')
 
     @model_validator(mode="after")
@@ -172,6 +176,7 @@ class SokobanEpisode(Once):
         self._bound = float(problem.meta["bound"])  # type: ignore[arg-type]
         self._put, self._turn = put, 0
         self._dead = dead_cells(self.level)
+        self._way = self._moves_left(self.level) if self.options.progress == "moves" else None
         self._total = self._best = 0.0  # of the game's own pay
         self._shots: list[Level] = []
 
@@ -185,7 +190,7 @@ class SokobanEpisode(Once):
         self.playing()
         self._turn += 1
         self._shots = []
-        before, plan = worth(self.start_level, self.level), plan_of(reply)
+        before, plan = self._worth(), plan_of(reply)
         refused = plan is None or (self.options.mode == "online" and len(plan) > self.most)
         if plan is not None and not refused:
             for pay in rewards_of(self.level, plan[: self.most]):
@@ -202,7 +207,7 @@ class SokobanEpisode(Once):
         if self.options.compat == "paper":
             reward = paper_reward(self.start_level, reply)["reward"]
         else:
-            reward = worth(self.start_level, self.level) - before
+            reward = self._worth() - before
         return Step(
             feedback=() if self._over else self._feedback(refused, reply),
             reward=reward,
@@ -220,6 +225,19 @@ class SokobanEpisode(Once):
             success=float(solved),
             score=(self._best - self._bound) * 5.0 + 100.0,
         )
+
+    def _worth(self) -> float:
+        """What the default reward gives for the level as it is now."""
+        if self.options.progress == "boxes" or self.level.solved:
+            return worth(self.start_level, self.level)
+        left = self._moves_left(self.level)
+        return PROGRESS * max(0.0, 1.0 - left / self._way) if left is not None and self._way else 0.0
+
+    @staticmethod
+    def _moves_left(level: Level) -> int | None:
+        """Moves of the solution with fewest pushes; None when there is none, or none is found soon."""
+        found = solution(level, NODES)
+        return None if found is None else len(found.moves)
 
     def film(self) -> list[Picture]:
         """What was seen since the last reply, a picture a move; the board as it is comes last."""
