@@ -95,7 +95,7 @@ FOOTBALL_SCENARIOS = (
 )  # fmt: skip
 MICRO_FOOTBALL = {
     "scenarios": ("micro_empty_goal", "micro_1_vs_1", "micro_keeper", "micro_2_vs_1"), "picture": "grid", "brief": True,
-    "max_turns": 20, "columns": 8, "rows": 4,
+    "max_turns": 12, "columns": 8, "rows": 4,
 }  # fmt: skip
 PUBLISHED_WINDOW = (1, 5)
 
@@ -111,7 +111,7 @@ SUITES: dict[str, Suite] = {
         Suite("sokoban-online", 1, _game("sokoban", sizes=SOKOBAN_SIZES, max_turns=60), PUBLISHED_WINDOW, "sokoban"),
         Suite("micro-sokoban-global", 1, _game("sokoban", mode="global", **MICRO_SOKOBAN), None, "sokoban"),
         Suite(
-            "micro-sokoban-online", 1, _game("sokoban", moves=1, max_turns=20, **MICRO_SOKOBAN), PUBLISHED_WINDOW,
+            "micro-sokoban-online", 1, _game("sokoban", moves=1, max_turns=10, **MICRO_SOKOBAN), PUBLISHED_WINDOW,
             "sokoban",
         ),
         Suite("football-online", 1, _game("football", scenarios=FOOTBALL_SCENARIOS), PUBLISHED_WINDOW, "football"),
