@@ -1,6 +1,6 @@
 """Google Research Football: ticks per second without pictures, and turns per second with one picture each.
 
-    python benchmarks/football/grf.py [--width 640] [--height 360] [--turns 40] [--display auto]
+    python benchmarks/football_grf.py [--width 640] [--height 360] [--turns 40] [--display auto]
 
 Needs the extra "football" (docs/football.md).
 """
