@@ -17,12 +17,11 @@ from PIL import Image as PillowImage
 from lmm_r1.ask import ad_hoc, workshop
 from lmm_r1.build import base_folder
 from lmm_r1.config import PLAYERS
-from lmm_r1.data.images import ImageStore
 from lmm_r1.data.stream import with_system
 from lmm_r1.envs.games import draw_problem, game, open_environment, options_of
 from lmm_r1.errors import Fault, RecipeError
 from lmm_r1.recipes import system_prompt
-from lmm_r1.rollout.play import Sampling, play
+from lmm_r1.rollout.play import Sampling, play, turns_of
 from lmm_r1.rollout.scripted import scripted
 from lmm_r1.seams import Environment, Put
 from lmm_r1.types import Problem, Turn
@@ -30,6 +29,8 @@ from lmm_r1.types import Problem, Turn
 Pixels = NDArray[np.uint8]
 #: Milliseconds of a film's frame, and of its last one.
 FRAME_MS, LAST_MS = 120, 1500
+#: Tokens of an episode that a model plays with full memory.
+MAX_CONTEXT = 32768
 
 
 def play_game(
@@ -53,7 +54,6 @@ def play_game(
     calls a level (a size, a scenario); "" draws one of the evaluation split, the `episode`-th. watch is called after
     each turn. RecipeError for an unknown game, option or level.
     """
-    images = ImageStore()
     films: list[Pixels] = []
 
     def looked_on(env: Environment, turn: Turn) -> None:
@@ -62,24 +62,20 @@ def play_game(
             films.extend(film())
         watch(env, turn)
 
+    recipe = ad_hoc(player, seed)
+    knobs = recipe.engine.model_copy(update={"slots": 1, "max_context": MAX_CONTEXT})
+    shop = workshop(recipe.model_copy(update={"engine": knobs}))
+    problem = _problem(name, level, options or {}, episode, seed, shop.images.put)
+    films += [shop.images.get(image.sha) for image in problem.images]
+    make = open_environment(shop.images.put)
     if player in PLAYERS:
-        problem = _problem(name, level, options or {}, episode, seed, images.put)
-        films += [images.get(image.sha) for image in problem.images]
-        make = open_environment(images.put)
         turns = scripted(problem, make, game(problem.env).player(player, problem), looked_on)
     else:
-        recipe = ad_hoc(player, seed)
-        knobs = recipe.engine.model_copy(update={"slots": 1, "max_context": 32768})
-        shop = workshop(recipe.model_copy(update={"engine": knobs}))
-        problem = _problem(name, level, options or {}, episode, seed, shop.images.put)
-        films += [shop.images.get(image.sha) for image in problem.images]
         problem = with_system(problem, system_prompt(recipe, prompt))
         engine, adapter, _ = shop.loaded(base_folder(player))
-        sampling = Sampling(max_new_tokens, temperature, max_context=32768, window=window)
-        (played,) = play(
-            [(problem, 0)], engine, adapter, open_environment(shop.images.put), sampling, ("play", seed), watch=looked_on
-        )  # fmt: skip
-        turns = [turn for rollout in played for turn in rollout.turns]
+        sampling = Sampling(max_new_tokens, temperature, max_context=MAX_CONTEXT, window=window)
+        (played,) = play([(problem, 0)], engine, adapter, make, sampling, ("play", seed), watch=looked_on)
+        turns = turns_of(played)
     if gif is not None:
         write_gif(gif, films)
     return _told(player, problem, turns, gif)

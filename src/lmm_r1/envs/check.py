@@ -21,7 +21,7 @@ import numpy as np
 from gymnasium.utils.env_checker import check_env
 from numpy.typing import NDArray
 
-from lmm_r1.envs.games import GAMES, game, open_environment
+from lmm_r1.envs.games import game, open_environment
 from lmm_r1.errors import EngineError, Fault, LmmR1Error
 from lmm_r1.seams import Environment, Game, Step
 from lmm_r1.types import Image, Problem
@@ -145,9 +145,8 @@ def _once(kind: Game) -> Iterator[str]:
 
 def _run(kind: Game, problem: Problem, player: str) -> tuple[list[Step], Environment | None]:
     """(steps of an episode as a scripted player plays it, its environment at the end; None when it never ended)."""
-    put = _Pictures().put
     # As the turn loop opens it: a player that looks into its environment must find what it looks for.
-    env = open_environment(put)(problem) if kind.name in GAMES or ":" in kind.name else kind.environment(problem, put)
+    env = open_environment(_Pictures().put)(problem)
     reply_to = kind.player(player, problem)
     env.start()
     steps: list[Step] = []

@@ -19,7 +19,7 @@ import numpy as np
 
 from lmm_r1.errors import EngineError
 from lmm_r1.rollout.memory import windowed
-from lmm_r1.seams import Environment, MakeEnvironment, ModelAdapter, RolloutEngine
+from lmm_r1.seams import Environment, MakeEnvironment, ModelAdapter, RolloutEngine, Step
 from lmm_r1.types import Encoded, Image, Message, Problem, Reply, Request, Rollout, Stop, Text, Turn
 
 #: An episode: one rollout, or the chain of its segments.
@@ -137,10 +137,7 @@ class LiveEpisode:
         segment.stop = reply.stop
         text = self._adapter.decode(reply.token_ids)
         step = self.env.step(text)
-        feedback = "".join(p.text if isinstance(p, Text) else "<image>" for m in step.feedback for p in m.content)
-        segment.turns.append(
-            Turn(start, end, text, feedback, step.reward, step.action, step.outcome, step.success, step.score)
-        )
+        segment.turns.append(turn_of(text, step, start, end))
         self._observations.append(step.feedback)
         self._played.append(step.action)
         limit = self._sampling.max_turns
@@ -233,6 +230,12 @@ def play(
             f"the engine returned no reply for {len(missing)} episodes, the first of problem {missing[0]}"
         )
     return [episode.rollouts(index) for index, episode in enumerate(played)]
+
+
+def turn_of(reply: str, step: Step, start: int = 0, end: int = 0) -> Turn:
+    """A reply, its tokens [start, end), and what the environment made of it."""
+    feedback = "".join(p.text if isinstance(p, Text) else "<image>" for m in step.feedback for p in m.content)
+    return Turn(start, end, reply, feedback, step.reward, step.action, step.outcome, step.success, step.score)
 
 
 def turns_of(episode: Episode) -> list[Turn]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lmm_r1.rollout.play import turn_of
 from lmm_r1.seams import Environment, MakeEnvironment, Player
-from lmm_r1.types import Problem, Text, Turn
+from lmm_r1.types import Problem, Turn
 
 
 def scripted(
@@ -23,10 +24,7 @@ def scripted(
         while not done:
             reply = player(env)
             step = env.step(reply)
-            words = "".join(p.text if isinstance(p, Text) else "<image>" for m in step.feedback for p in m.content)
-            turns.append(
-                Turn(0, 0, reply, words, step.reward, step.action, step.outcome, step.success, step.score)
-            )  # fmt: skip
+            turns.append(turn_of(reply, step))
             if watch is not None:
                 watch(env, turns[-1])
             done = step.done

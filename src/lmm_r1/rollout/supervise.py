@@ -97,6 +97,11 @@ def _reply_ids(reply: str, adapter: ModelAdapter) -> Int32:
     asked = Message("user", (Text("?"),))
     start = len(adapter.encode((asked,)).token_ids)
     tail = adapter.encode((asked, Message("assistant", (Text(reply),)))).token_ids[start:]
+    return _up_to_stop(tail, adapter)
+
+
+def _up_to_stop(tail: Int32, adapter: ModelAdapter) -> Int32:
+    """A written reply without what the template puts behind its stop token."""
     stops = np.flatnonzero(np.isin(tail, adapter.stop_ids))
     if not len(stops):
         raise DataError("the chat template ends an assistant's message without a stop token")
@@ -108,11 +113,9 @@ def _demonstration(problem: Problem, prompt: Encoded, adapter: ModelAdapter) -> 
     reply = solution_of(problem)
     spoken = adapter.encode((*problem.messages, Message("assistant", (Text(reply),))))
     start = len(prompt.token_ids)
-    tail = spoken.token_ids[start:]
-    stops = np.flatnonzero(np.isin(tail, adapter.stop_ids))
-    if not np.array_equal(spoken.token_ids[:start], prompt.token_ids) or not len(stops):
+    if not np.array_equal(spoken.token_ids[:start], prompt.token_ids):
         raise DataError(f"the chat template does not continue the prompt of problem {problem.id} with its reply")
-    token_ids = np.concatenate([prompt.token_ids, tail[: stops[0] + 1]]).astype(np.int32)
+    token_ids = np.concatenate([prompt.token_ids, _up_to_stop(spoken.token_ids[start:], adapter)]).astype(np.int32)
     trainable = np.arange(len(token_ids)) >= start
     return Rollout(
         problem=replace(problem, meta={}),

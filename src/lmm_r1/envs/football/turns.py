@@ -4,7 +4,7 @@ A reply's answer is one of the sixteen words; turn.py plays it out over some tic
 Anything else is answered by the game's own words and costs the turn, while the match stands still. Data flow: seed ->
 instance of a scenario -> Problem with the first picture; reply -> word -> ticks -> Step. The default reward of a turn is
 what it adds to `worth`: 1 for a goal, less for bringing the ball forward and keeping it in play, nothing for kicking.
-Leaves out: engines, pictures and scores (football_*.py).
+Leaves out: engines (academy.py, grf.py), pictures (picture.py) and scores (score.py).
 Source of the words and of one action a turn: MageBench, arXiv 2412.04531, as LMM-R1 plays it (arXiv 2503.07536, C.3).
 """
 

@@ -3,14 +3,15 @@
 A reply's moves stand in its answer, separated by commas; anything else there is no move, is answered by the game's own
 words, and costs the turn. Data flow: seed -> puzzle (levels.py) -> Problem with the first picture; reply ->
 `plan_of` -> moves -> Step with the next picture. The default reward of a turn is what it adds to `worth`: together 1 for
-a solved level, less for boxes brought home (or for moves that come nearer to a solution), nothing for others. An episode ends when the level is solved, when a box stands where it
-can never come home from, or at the turn limit.
+a solved level, less for boxes brought home (or for moves that come nearer to a solution), nothing for others. An episode
+ends when the level is solved, when a box stands where it can never come home from, or at the turn limit.
 Leaves out: the game (game.py), its pictures (picture.py).
 Sources: the two modes, MageBench (arXiv 2412.04531); `compat = "paper"`, sokoban_verifier.py of LMM-R1's released code.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lmm_r1.drawing import Picture
 from lmm_r1.envs.episode import Once, answer_of, dice, said
-from lmm_r1.envs.sokoban.game import ACTIONS, PROGRESS, Sokoban, best_sum, paper_reward, plan_of, rewards_of, worth
+from lmm_r1.envs.sokoban.game import (
+    ACTIONS,
+    PROGRESS,
+    Sokoban,
+    best_sum,
+    paid,
+    paper_reward,
+    plan_of,
+    rewards_of,
+    worth,
+)
 from lmm_r1.envs.sokoban.level import Level, parse, read_levels
 from lmm_r1.envs.sokoban.levels import NODES, SIZES, Puzzle, generate
 from lmm_r1.envs.sokoban.picture import MAX_GRID, full_picture, grid_picture
@@ -179,6 +190,7 @@ class SokobanEpisode(Once):
         self._way = self._moves_left(self.level) if self.options.progress == "moves" else None
         self._total = self._best = 0.0  # of the game's own pay
         self._shots: list[Level] = []
+        self._valued = self._worth()  # of the level as the last turn left it
 
     @property
     def most(self) -> int:
@@ -190,16 +202,10 @@ class SokobanEpisode(Once):
         self.playing()
         self._turn += 1
         self._shots = []
-        before, plan = self._worth(), plan_of(reply)
+        plan = plan_of(reply)
         refused = plan is None or (self.options.mode == "online" and len(plan) > self.most)
         if plan is not None and not refused:
-            for pay in rewards_of(self.level, plan[: self.most]):
-                self._total += pay
-                self._best = max(self._best, self._total)
-            for direction in plan[: self.most]:
-                if not self.level.solved:
-                    self.level = self.level.move(direction)
-                    self._shots.append(self.level)
+            self._play(plan[: self.most])
         solved = self.level.solved
         lost = bool(self.level.boxes & self._dead)  # nothing that follows could solve it
         last = self.options.mode == "global" or self._turn >= self.options.max_turns
@@ -207,24 +213,29 @@ class SokobanEpisode(Once):
         if self.options.compat == "paper":
             reward = paper_reward(self.start_level, reply)["reward"]
         else:
-            reward = self._worth() - before
+            before, self._valued = self._valued, self._worth()
+            reward = self._valued - before
+        outcomes = (("solved", solved), ("lost", lost), ("bad_reply", refused), ("turn_limit", last), ("played", True))
         return Step(
             feedback=() if self._over else self._feedback(refused, reply),
             reward=reward,
             done=self._over,
             action="" if plan is None or refused else ", ".join(plan[: self.most]),
-            outcome="solved"
-            if solved
-            else "lost"
-            if lost
-            else "bad_reply"
-            if refused
-            else "turn_limit"
-            if last
-            else "played",
+            outcome=next(name for name, holds in outcomes if holds),
             success=float(solved),
             score=(self._best - self._bound) * 5.0 + 100.0,
         )
+
+    def _play(self, directions: Sequence[str]) -> None:
+        """Move until the level is solved, and keep the game's own pay."""
+        for direction in directions:
+            if self.level.solved:
+                return
+            after = self.level.move(direction)
+            self._total += paid(self.level, after)
+            self._best = max(self._best, self._total)
+            self.level = after
+            self._shots.append(after)
 
     def _worth(self) -> float:
         """What the default reward gives for the level as it is now."""
