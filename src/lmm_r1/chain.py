@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +103,8 @@ def evaluate_players(shop: Workshop, results: dict[str, dict[str, SetResult]]) -
     games = [name for name in shop.recipe.evaluate.sets if suite(name).game]
     knobs = shop.recipe.evaluate.model_copy(update={"sets": tuple(games)})
     for player in PLAYERS if games else ():
-        folder = shop.run.stage(player)
-        results[player] = _stored(folder, knobs) or {}
-        for name in games if not results[player] else ():
-            results[player][name] = evaluate_player(name, knobs.items, player, shop.images)
-            write_json(folder.evaluations / f"{name}.json", results[player][name].record())
-        for name, result in results[player].items():
-            shop.live.evaluation(player, name, result.summary())
+        measure = partial(evaluate_player, n=knobs.items, player=player, images=shop.images)
+        results[player] = _measured(shop, player, knobs, measure)
     shop.images.forget(())
 
 
@@ -115,13 +112,22 @@ def evaluate_arm(
     shop: Workshop, arm: str, profile: str, engine: EmbeddedEngine | None, adapter: ModelAdapter | None
 ) -> dict[str, SetResult]:
     """Results of an arm on every set: read back when stored, else sampled from the engine's weights."""
-    knobs, folder = shop.recipe.evaluate, shop.run.stage(arm)
+
+    def measure(name: str) -> SetResult:
+        assert engine is not None and adapter is not None, "an arm without stored results needs an engine"
+        return evaluate_with(shop, name, engine, adapter, system_prompt(shop.recipe, profile))
+
+    return _measured(shop, arm, shop.recipe.evaluate, measure)
+
+
+def _measured(shop: Workshop, arm: str, knobs: Evaluate, measure: Callable[[str], SetResult]) -> dict[str, SetResult]:
+    """Results of an arm on the sets of `knobs`: read back when stored, else measured set by set and stored."""
+    folder = shop.run.stage(arm)
     stored = _stored(folder, knobs)
     if stored is None:
-        assert engine is not None and adapter is not None, "an arm without stored results needs an engine"
         stored = {}
         for name in knobs.sets:
-            stored[name] = evaluate_with(shop, name, engine, adapter, system_prompt(shop.recipe, profile))
+            stored[name] = measure(name)
             write_json(folder.evaluations / f"{name}.json", stored[name].record())
     for name, result in stored.items():
         shop.live.evaluation(arm, name, result.summary())
