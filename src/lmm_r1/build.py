@@ -24,6 +24,7 @@ from lmm_r1.data.jsonl_source import open_rows
 from lmm_r1.data.made import MadeSource
 from lmm_r1.data.stream import First, ProblemStream, Source
 from lmm_r1.data.synthetic.problems import SyntheticSource
+from lmm_r1.envs.episode import dice
 from lmm_r1.envs.games import draw_problem, game, open_environment, options_of
 from lmm_r1.errors import DataError, Fault, RecipeError
 from lmm_r1.evaluation.evaluate import SetResult, evaluate_set
@@ -38,15 +39,16 @@ from lmm_r1.rewards import VERIFIERS
 from lmm_r1.rewards.score import make_scorer
 from lmm_r1.rollout.embedded.engine import EmbeddedEngine
 from lmm_r1.rollout.play import Sampling, seed_of
+from lmm_r1.rollout.supervise import careless
 from lmm_r1.rollout.weights import LocalLink, Probe
 from lmm_r1.runs.folder import RunFolder, StageFolder
 from lmm_r1.runs.live import LiveView
 from lmm_r1.runs.tracker import JsonlTracker, TensorBoardTracker, Trackers
-from lmm_r1.seams import ModelAdapter, Scorer
+from lmm_r1.seams import ModelAdapter, Player, Scorer
 from lmm_r1.train import Signals, StageRun
 from lmm_r1.trainers.local import LocalTrainer
 from lmm_r1.trainers.schedule import minibatches
-from lmm_r1.types import Message, Text
+from lmm_r1.types import Message, Problem, Text
 
 
 def base_folder(base: str) -> str:
@@ -203,7 +205,7 @@ def stage_run(
         engine=engine,
         adapter=adapter,
         environment=open_environment(shop.images.put),
-        expert=lambda problem: game(problem.env).player("expert", problem),
+        expert=lambda problem: imitated(problem, stage.rollout.slips),
         score=scorer,
         trainer=trainer,
         link=LocalLink(trainer, engine, proofs, stage.rollout.temperature),
@@ -224,6 +226,12 @@ def stage_run(
         # Drawn and resized pictures are made anew when they come again; those of a data set are files and stay.
         forget_images=lambda: shop.images.forget(kept),
     )
+
+
+def imitated(problem: Problem, slips: float) -> Player:
+    """Who plays a game's episode that a supervised stage imitates."""
+    kind = game(problem.env)
+    return careless(kind.player("expert", problem), kind.player("random", problem), slips, dice(problem, "slips"))
 
 
 def _metrics(results: Mapping[str, SetResult]) -> dict[str, float]:

@@ -125,6 +125,11 @@ class RolloutConfig(Knobs):
         "full", description="games: full = one growing stream; { pictures, actions } = a fresh prompt every turn"
     )
     max_turns: Positive | None = Field(None, description="games: turns of an episode at most; None = as the game says")
+    slips: Fraction = Field(
+        0.0,
+        description="games, supervised: share of turns that the random player plays in the expert's episodes: a habit "
+        "that RL can weed out",
+    )
     max_rounds: Positive | None = Field(
         None, description="sampling rounds to fill a step when groups are discarded; None = 1, with dapo 10"
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -221,11 +222,11 @@ class Trainer(Protocol):
     def weights(self) -> Iterable[tuple[str, torch.Tensor]]:
         """Trained weights by Hugging Face name, without tied copies."""
 
-    def state(self) -> dict[str, Any]:
-        """{"model": {name: tensor}, "optimizer": {name: tensor}, "scalars": JSON-able}; also "critic" where there is one."""
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Write all tensors that a later run needs into an existing folder, as safetensors; returns JSON-able scalars."""
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """The exact inverse of `state`."""
+    def load(self, folder: Path, scalars: Mapping[str, Any]) -> None:
+        """The exact inverse of `save`, whoever saved: one process, or any number of ranks."""
 
 
 class Tracker(Protocol):

@@ -311,8 +311,8 @@ def resume(run: StageRun) -> int:
         return 0
     for fault in checkpoint.skipped:
         run.live.note(str(fault))
-    tensors, state = checkpoint.load()
-    run.trainer.restore({**tensors, "scalars": state["trainer"]})
+    state = checkpoint.state()
+    run.trainer.load(checkpoint.path, state["trainer"])
     if run.algorithm.with_kl is not None:
         run.algorithm = run.algorithm.with_kl(state["kl_coef"])
     run.stream.restore(state["stream"])
@@ -322,14 +322,12 @@ def resume(run: StageRun) -> int:
 
 def save(run: StageRun, step: int) -> None:
     """Checkpoint after `step` steps: weights, optimiser, stream position, random state."""
-    state = run.trainer.state()
     save_checkpoint(
         run.folder.checkpoints,
         step,
-        {name: tensors for name, tensors in state.items() if name != "scalars"},
+        run.trainer.save,
         {
             "stage": run.name,
-            "trainer": state["scalars"],
             "kl_coef": run.algorithm.parameters["kl_coef"],
             "stream": run.stream.state(),
             "rng": bytes(torch.get_rng_state().tolist()).hex(),

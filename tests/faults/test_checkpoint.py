@@ -20,7 +20,7 @@ import torch
 
 from lmm_r1.errors import CheckpointError
 from lmm_r1.runs import checkpoint as checkpoints
-from lmm_r1.runs.checkpoint import newest_good, save_checkpoint
+from lmm_r1.runs.checkpoint import newest_good, read_tensors, save_checkpoint, write_tensors
 
 
 def _tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
@@ -32,15 +32,23 @@ def _tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def _save(folder: Path, step: int, keep: int = 2) -> Path:
-    return save_checkpoint(folder, step, _tensors(step), {"step": step, "x": 0.1 + 0.2}, keep)
+    return save_checkpoint(folder, step, _writer(_tensors(step)), {"step": step, "x": 0.1 + 0.2}, keep)
+
+
+def _writer(tensors: dict[str, dict[str, torch.Tensor]]) -> Callable[[Path], dict[str, int]]:
+    def write(folder: Path) -> dict[str, int]:
+        write_tensors(folder, tensors)
+        return {"updates": 3}
+
+    return write
 
 
 def _check(folder: Path, steps: set[int]) -> int:
     """The newest good checkpoint is one of `steps` and holds exactly what was saved; returns its step."""
     found = newest_good(folder)
     assert found is not None and found.step in steps
-    tensors, state = found.load()
-    assert state == {"step": found.step, "x": 0.1 + 0.2}
+    tensors = read_tensors(found.path)
+    assert found.state() == {"step": found.step, "x": 0.1 + 0.2, "trainer": {"updates": 3}}
     for part, group in _tensors(found.step).items():
         assert set(tensors[part]) == set(group)
         for name, tensor in group.items():
@@ -237,7 +245,7 @@ def test_state_that_would_not_come_back_is_refused(tmp_path: Path) -> None:
     """Catches NaN or an object silently changed on its way through JSON."""
     for state in ({"x": float("nan")}, {"x": object()}):
         with pytest.raises(CheckpointError):
-            save_checkpoint(tmp_path, 1, _tensors(1), state, 1)
+            save_checkpoint(tmp_path, 1, _writer(_tensors(1)), state, 1)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -245,5 +253,5 @@ def test_two_names_of_one_memory_are_refused(tmp_path: Path) -> None:
     """Catches tied tensors that would come back as two."""
     weight = torch.zeros(4)
     with pytest.raises(RuntimeError, match="share memory"):
-        save_checkpoint(tmp_path, 1, {"model": {"a": weight, "b": weight}}, {}, 1)
+        save_checkpoint(tmp_path, 1, _writer({"model": {"a": weight, "b": weight}}), {}, 1)
     assert newest_good(tmp_path) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from itertools import count
 
 import numpy as np
@@ -18,7 +19,7 @@ from lmm_r1.models.adapters import make_adapter
 from lmm_r1.models.micro import MICRO_DIR
 from lmm_r1.rollout.collect import Collected
 from lmm_r1.rollout.play import turns_of
-from lmm_r1.rollout.supervise import solution_of, supervise
+from lmm_r1.rollout.supervise import careless, solution_of, supervise
 from lmm_r1.seams import ModelAdapter
 from lmm_r1.types import Problem
 
@@ -100,3 +101,13 @@ def test_a_games_expert_is_imitated_turn_by_turn(memory: object, tmp_path) -> No
             assert rollout.reply_tokens == sum(t.end - t.start for t in rollout.turns)
             ends = [rollout.token_ids[t.end - 1] for t in rollout.turns]
             assert all(end in adapter.stop_ids for end in ends)
+
+
+def test_a_careless_player_leaves_its_share_of_turns_to_the_other() -> None:
+    """Catches slips that are never or always made, or that hang on anything but the dice."""
+    turns = [careless(lambda _: "expert", lambda _: "random", 0.25, random.Random(3)) for _ in range(2)]
+    said = [[player(None) for _ in range(2000)] for player in turns]
+    assert said[0] == said[1] and 0.22 < said[0].count("random") / 2000 < 0.28
+    assert {careless(lambda _: "expert", lambda _: "random", 0.0, random.Random(k))(None) for k in range(50)} == {
+        "expert"
+    }

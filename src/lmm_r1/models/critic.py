@@ -30,4 +30,4 @@ class Critic(nn.Module):
 
     def values(self, states: Tensor) -> Tensor:
         """Hidden states float[N, D] of the tokens before -> values float32[N]."""
-        return functional.linear(states.float(), self.value_head.weight)[:, 0]
+        return functional.linear(states.float(), self.value_head.weight.float())[:, 0]

@@ -7,6 +7,7 @@ the memory that the stage asks for. Nothing is sampled, so log-probs are 0 and r
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -59,6 +60,15 @@ def supervise(
             groups.append(Group(problem, (made,), (Score(1.0, {}, {}),)))
     counts = {"collect/dropped_long": float(dropped), "collect/discarded": float(failed), "collect/rounds": 1.0}
     return Collected(tuple(groups), counts)
+
+
+def careless(expert: Player, other: Player, slips: float, rng: random.Random) -> Player:
+    """A player that leaves a share `slips` of its turns, drawn by `rng`, to another.
+
+    What is imitated then holds a bad habit beside the good one, as the micro base does for problems, and boards that the
+    expert alone never comes to. Reinforcement learning can tell the two apart; imitation cannot.
+    """
+    return lambda environment: (other if rng.random() < slips else expert)(environment)
 
 
 def solution_of(problem: Problem) -> str:

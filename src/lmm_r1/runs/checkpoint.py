@@ -5,12 +5,13 @@ fsync, rename to its name, fsync the parent; only then are older ones removed, e
 first. So at every instant the newest folder named step_* is whole, and a reader proves it by its hashes.
 
     checkpoints/step_000012/manifest.json model.safetensors optimizer.safetensors state.json
+    checkpoints/step_000012/manifest.json shard-00001-*.safetensors shard-00002-*.safetensors ... state.json
 
-step counts finished steps: step_000012 holds the weights after 12 steps. Only safetensors and JSON are read;
+The second is what the ranks of a sharded trainer write, each its own shards (trainers/shards.py). step counts finished steps: step_000012 holds the weights after 12 steps. Only safetensors and JSON are read;
 a pickle placed in the folder is never opened. A bad checkpoint is named and the next older one is used;
 when all are bad the run stops: it never silently starts from scratch.
 
-Left out: what the state means (train.py), sharded saves. Design: the commit protocols of orbax and
+Left out: what the state means (train.py). Design: the commit protocols of orbax and
 torchtitan, and the failures listed for overwrite-in-place savers.
 """
 
@@ -21,7 +22,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,13 @@ class Checkpoint:
     step: int
     skipped: tuple[Fault, ...] = ()
 
-    def load(self) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
-        """({"model": {name: tensor}, "optimizer": {name: tensor}, ...}, state). Raises CheckpointError."""
-        return load(self)
+    def state(self) -> dict[str, Any]:
+        """What `save_checkpoint` was given as its state, with the writer's scalars under "trainer". Raises CheckpointError."""
+        try:
+            state: dict[str, Any] = json.loads((self.path / STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(Fault(f"cannot be read: {error}", str(self.path))) from error
+        return state
 
 
 def sha256_of(path: Path) -> str:
@@ -60,14 +65,13 @@ def sha256_of(path: Path) -> str:
 
 
 def save_checkpoint(
-    folder: Path, step: int, tensors: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, Any], keep: int
+    folder: Path, step: int, write: Callable[[Path], Mapping[str, Any]], state: Mapping[str, Any], keep: int
 ) -> Path:
     """Save one checkpoint under `folder`, then keep the newest `keep`; returns its path.
 
-    tensors: {"model": {...}, "optimizer": {...}}, one safetensors file per key; tensors of one key must not
-    share memory. state: JSON-able (tuples come back as lists; NaN is refused, as it would not come back
-    exactly in strict JSON). Raises CheckpointError when the disk is too full or refuses, or the state is
-    not JSON; older checkpoints are then untouched.
+    write(folder): puts the tensors' files there and returns JSON-able scalars (seams.Trainer.save). state: JSON-able
+    (tuples come back as lists; NaN is refused, as it would not come back exactly in strict JSON). Raises CheckpointError
+    when the disk is too full or refuses, or the state is not JSON; older checkpoints are then untouched.
     """
     if keep < 1:
         raise ValueError(f"keep = {keep}: the checkpoint just written must stay")
@@ -76,14 +80,9 @@ def save_checkpoint(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
-        _require_space(folder, tensors)
         temporary.mkdir()
-        for name, group in tensors.items():
-            save_file(
-                {key: tensor.detach().contiguous().cpu() for key, tensor in group.items()},
-                temporary / f"{name}.safetensors",
-            )
-        text = json.dumps(state, default=lambda value: value.tolist(), allow_nan=False, indent=1)  # numpy has tolist
+        whole = {**state, "trainer": write(temporary)}
+        text = json.dumps(whole, default=lambda value: value.tolist(), allow_nan=False, indent=1)  # numpy has tolist
         (temporary / STATE).write_text(text, encoding="utf-8")
         _seal(temporary, step)
         if final.exists():  # a step that is saved again after a fallback to an older one
@@ -92,6 +91,9 @@ def save_checkpoint(
         os.rename(temporary, final)
         fsync_folder(folder)
         _prune(folder, step, keep)
+    except CheckpointError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
@@ -102,6 +104,28 @@ def save_checkpoint(
             )
         ) from error
     return final
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+    """Write {"model": {name: tensor}, "optimizer": {...}, ...} into a folder, one safetensors file a key.
+
+    Tensors of one key must not share memory. Raises CheckpointError when the disk cannot hold them.
+    """
+    require_space(folder, sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values()))
+    for name, group in tensors.items():
+        save_file(
+            {key: tensor.detach().contiguous().cpu() for key, tensor in group.items()}, folder / f"{name}.safetensors"
+        )
+
+
+def read_tensors(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """What `write_tensors` wrote into a checkpoint, exactly, on the CPU. Raises CheckpointError."""
+    try:
+        listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        names = [name for name in listed if name.endswith(".safetensors")]
+        return {name.removesuffix(".safetensors"): load_file(folder / name) for name in names}
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(Fault(f"cannot be read: {error}", str(folder))) from error
 
 
 def _seal(temporary: Path, step: int) -> None:
@@ -121,15 +145,14 @@ def _fsync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _require_space(folder: Path, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+def require_space(folder: Path, tensor_bytes: int) -> None:
     """Raise CheckpointError when the disk cannot hold one more checkpoint (1 MiB is added for state and headers)."""
-    needed = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values()) + (1 << 20)
-    free = free_bytes(folder)
+    needed, free = tensor_bytes + (1 << 20), free_bytes(folder)
     if free < needed:
         raise CheckpointError(
             Fault(
                 f"the disk has {free / 1e6:.0f} MB free, a checkpoint needs {needed / 1e6:.0f} MB",
-                file=str(folder),
+                file=str(folder.parent),
                 remedy="free some space, lower save.keep, or use another --out; older checkpoints are untouched",
             )
         )
@@ -222,15 +245,3 @@ def verify(path: Path, step: int) -> Fault | None:
         if actual != digest:
             return Fault(f"sha256 is {actual}, expected {digest}", str(file))
     return None
-
-
-def load(checkpoint: Checkpoint) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
-    """Tensors (on the CPU) and state of a checkpoint, exactly as they were saved. Raises CheckpointError."""
-    try:
-        listed = json.loads((checkpoint.path / MANIFEST).read_text(encoding="utf-8"))["files"]
-        names = [name for name in listed if name.endswith(".safetensors")]
-        tensors = {name.removesuffix(".safetensors"): load_file(checkpoint.path / name) for name in names}
-        state = json.loads((checkpoint.path / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(Fault(f"cannot be read: {error}", str(checkpoint.path))) from error
-    return tensors, state

@@ -62,12 +62,12 @@ class Batch:
     def select(self, arrays: Sequence[Float32]) -> Tensor:
         """Per-token arrays float32[T] of the whole collated list -> float32[N] on the batch's device."""
         picked = [arrays[i][w] for i, w in zip(self.members, self.where, strict=True)]
-        return torch.from_numpy(np.concatenate(picked)).to(self.input_ids.device)
+        return torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *picked])).to(self.input_ids.device)
 
     @property
     def sequences(self) -> Tensor:
         """int64[N]: which of the batch's rollouts a trainable token belongs to, 0 to len(members) - 1."""
-        lengths = torch.tensor([len(where) for where in self.where])
+        lengths = torch.tensor([len(where) for where in self.where], dtype=torch.int64)
         return torch.repeat_interleave(torch.arange(len(lengths)), lengths).to(self.input_ids.device)
 
     def spread(self, values: Tensor, out: Sequence[Float32]) -> None:

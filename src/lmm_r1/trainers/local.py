@@ -7,8 +7,10 @@ Leaves out: sharding, AdamW itself (optimiser.py), and the order of steps (train
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,14 +24,18 @@ from lmm_r1.config import Update
 from lmm_r1.errors import CheckpointError, NumericError
 from lmm_r1.models.critic import Critic
 from lmm_r1.models.lora import has_adapters, merged_weights, without_adapters
+from lmm_r1.runs.checkpoint import read_tensors, write_tensors
 from lmm_r1.seams import Algorithm, ModelAdapter, PolicyTokens
 from lmm_r1.trainers.collate import Batch, Media, collate
 from lmm_r1.trainers.optimiser import Optimiser, part_of
 from lmm_r1.trainers.schedule import lr_at
+from lmm_r1.trainers.shards import read_whole, sharded
 from lmm_r1.trainers.step import forward_logprobs, predicting_states, read_logprobs
-from lmm_r1.trainers.tally import Tally
+from lmm_r1.trainers.tally import Counts, Tally, metrics_of
 from lmm_r1.types import Anchors, Float32, Image, Int32, Problem, Rollout, Sample
 
+_T = TypeVar("_T")
+_M = TypeVar("_M", bound=nn.Module)
 #: Weight of a shared trunk's value loss where a recipe names none.
 SHARED_COEF = 0.1
 #: Numbers that must be finite before anything moves.
@@ -56,8 +62,8 @@ class LocalTrainer:
         A model with adapters trains these alone, and is its own reference without them. ValueError when nothing is left
         to train.
         """
-        self.model = model.to(device)  # type: ignore[arg-type]  # transformers mistypes Module.to
-        self.critic = None if critic is None else critic.to(device)
+        self.model = self._place(model, device)
+        self.critic = None if critic is None else self._place(critic, device)
         self.updates = 0  # optimiser steps done
         self._adapter, self._update, self._total, self._temperature = adapter, update, total_updates, temperature
         self._critic_config = critic_config or CriticConfig()
@@ -77,8 +83,7 @@ class LocalTrainer:
         """The frozen start model of the stage; None when no algorithm asks for it."""
         self._reference = None
         if model is not None:
-            model.to(self._device)  # type: ignore[arg-type]
-            self._reference = model.requires_grad_(False).eval()
+            self._reference = self._place(model, self._device).requires_grad_(False).eval()
 
     def anchors(self, rollouts: Sequence[Rollout], needs: frozenset[str]) -> list[Anchors]:
         """What the frozen models say of the rollouts. Without "old" in `needs`, old_logprobs are the sampler's.
@@ -108,20 +113,14 @@ class LocalTrainer:
     def _said(self, batch: Batch, wanted: frozenset[str]) -> dict[str, Tensor]:
         """{"old", "ref", "values": float[N]} of one batch, as far as wanted."""
         said: dict[str, Tensor] = {}
+        critic, states = self.critic, None
         with torch.no_grad():
-            states = None
-            shared = self.critic is not None and self.critic.trunk is None
-            if "old" in wanted or ("values" in wanted and shared):
-                states = predicting_states(self.model.model, batch)
-            if "old" in wanted and states is not None:
-                said["old"] = read_logprobs(
-                    self.model, states, batch, self._temperature, self._adapter.banned_ids
-                )[0]  # fmt: skip
-            if "values" in wanted and self.critic is not None:
-                trunk = self.critic.trunk
-                said["values"] = self.critic.values(
-                    predicting_states(trunk, batch) if states is None or trunk is not None else states
-                )
+            if "old" in wanted or ("values" in wanted and critic is not None and critic.trunk is None):
+                states, old = self._inside(self.model, lambda: self._read(self.model, batch))
+                if "old" in wanted:
+                    said["old"] = old
+            if "values" in wanted and critic is not None:
+                said["values"] = self._inside(critic, lambda: _values(critic, states, batch))
         if "ref" in wanted:
             if self._reference is not None:
                 said["ref"] = self._frozen(self._reference, batch)
@@ -135,22 +134,34 @@ class LocalTrainer:
 
         Loss = sum over trainable tokens of weight * (policy loss + kl_coef * KL - entropy_coef * entropy); a critic's is
         the token mean of its value loss. NumericError, naming the step and leaving all weights as they were, when a
-        log-prob, a loss or a gradient is not finite.
+        log-prob, a loss or a gradient is not finite. ValueError when no token is trainable.
         """
+        if not any(s.rollout.trainable.any() for s in samples):
+            raise ValueError("an optimiser step needs at least one trainable token")
+        return metrics_of([self.step(samples, algorithm, algorithm.token_weights(samples), token_mean(samples), lr)])
+
+    def step(
+        self,
+        samples: Sequence[Sample],
+        algorithm: Algorithm,
+        weights: Sequence[Float32],
+        value_weights: Sequence[Float32],
+        lr: float | None = None,
+    ) -> Counts:
+        """`update` with the weights of `accumulate`, for a rank's share of the samples; what that share came to."""
         lr = lr_at(self.updates, self._total, self._update) if lr is None else lr
         self._mode(self._checkpointing)
         self._drop()
         try:
-            metrics = self.accumulate(
-                samples, algorithm, algorithm.token_weights(samples), token_mean(samples)
-            ).metrics()  # fmt: skip
-            self._guard(metrics)
-            metrics |= self._step(lr)
+            tally = self.accumulate(samples, algorithm, weights, value_weights)
+            counts = tally.counts()
+            self._guard(counts)
+            norms = self._step(lr)
         finally:
             self._drop()
             self._mode(False)
         self.updates += 1
-        return _explained(metrics) | {"lr": lr}
+        return replace(counts, same=norms | {"lr": lr})
 
     def accumulate(
         self,
@@ -180,6 +191,18 @@ class LocalTrainer:
             return
         for name, parameter in self.model.named_parameters():
             yield name, parameter.detach()
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Write `state` into an existing folder, a safetensors file a part; returns its scalars."""
+        state = self.state()
+        scalars: dict[str, Any] = state.pop("scalars")
+        write_tensors(folder, state)
+        return scalars
+
+    def load(self, folder: Path, scalars: Mapping[str, Any]) -> None:
+        """The exact inverse of `save`, also of what the ranks of a sharded trainer saved."""
+        tensors = read_whole(folder) if sharded(folder) else read_tensors(folder)
+        self.restore({**tensors, "scalars": scalars})
 
     def state(self) -> dict[str, Any]:
         """{"model": {name: tensor}, "optimizer": {"name/slot": tensor}, "scalars": JSON-able}; tensors are copies.
@@ -222,7 +245,16 @@ class LocalTrainer:
 
     def _frozen(self, model: Qwen2_5_VLForConditionalGeneration, batch: Batch) -> Tensor:
         with torch.no_grad():
-            return forward_logprobs(model, batch, self._temperature, self._adapter.banned_ids)[0]
+            return self._inside(model, lambda: self._read(model, batch))[1]
+
+    def _read(self, model: Qwen2_5_VLForConditionalGeneration, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(states float[N, D] before the trained tokens, their log-probs float32[N])."""
+        states = predicting_states(model.model, batch)
+        return states, read_logprobs(model, states, batch, self._temperature, self._adapter.banned_ids)[0]
+
+    def _inside(self, _network: nn.Module, work: Callable[[], _T]) -> _T:
+        """Do what reads a network's weights; where they are sharded, with them at hand (fsdp.py)."""
+        return work()
 
     def _move_reference(self) -> None:
         """Every `reference_reset` rollout steps the policy becomes the reference (ProRL, arXiv 2505.24864)."""
@@ -239,6 +271,9 @@ class LocalTrainer:
     def _warming(self) -> bool:
         """Whether the critic learns alone."""
         return self.critic is not None and self.updates < self._critic_config.warmup * self._update.minibatches
+
+    def _place(self, network: _M, device: torch.device | str) -> _M:
+        return network.to(device)
 
     def _mode(self, train: bool) -> None:
         """Train mode only where activations are recomputed: Qwen's dropout is 0, so it does nothing else."""
@@ -261,20 +296,25 @@ class LocalTrainer:
         tally: Tally,
     ) -> None:
         """Add one batch's share to the gradients and to the tally."""
-        with torch.set_grad_enabled(not self._warming):
+        critic = self.critic
+
+        def policy_pass() -> tuple[Tensor, Tensor]:
             states = predicting_states(self.model.model, batch)
-            loss = self._policy_loss(states, batch, samples, algorithm, batch.select(weights), tally)
-        if self.critic is not None and self.critic.trunk is None:
-            values = self.critic.values(states)
-            weight = batch.select(value_weights)
-            loss = loss + (self._critic_config.coef or SHARED_COEF) * self._value_loss(
-                values, weight, batch, samples, algorithm, tally
-            )
+            return states, self._policy_loss(states, batch, samples, algorithm, batch.select(weights), tally)
+
+        def value_pass(states: Tensor | None) -> Tensor:
+            assert critic is not None
+            values = _values(critic, states, batch)
+            return self._value_loss(values, batch.select(value_weights), batch, samples, algorithm, tally)
+
+        with torch.set_grad_enabled(not self._warming):
+            states, loss = self._inside(self.model, policy_pass)
+        if critic is not None and critic.trunk is None:
+            loss = loss + (self._critic_config.coef or SHARED_COEF) * self._inside(critic, lambda: value_pass(states))
         if loss.requires_grad:
             loss.backward()
-        if self.critic is not None and self.critic.trunk is not None:  # after it: one graph is held at a time
-            values = self.critic.values(predicting_states(self.critic.trunk, batch))
-            self._value_loss(values, batch.select(value_weights), batch, samples, algorithm, tally).backward()
+        if critic is not None and critic.trunk is not None:  # after it: one graph is held at a time
+            self._inside(critic, lambda: value_pass(None)).backward()
 
     def _value_loss(
         self,
@@ -286,6 +326,8 @@ class LocalTrainer:
         tally: Tally,
     ) -> Tensor:
         """The critic's loss of one batch, a scalar; `values` and `weight` float[N] of its trainable tokens."""
+        if not len(batch.targets):
+            return values.sum()
         olds = [s.anchors.values for s in samples if s.anchors.values is not None]
         goals = [s.credit.returns for s in samples if s.credit.returns is not None]
         if algorithm.value_loss is None or min(len(olds), len(goals)) < len(samples):
@@ -312,6 +354,8 @@ class LocalTrainer:
         logprobs, entropy = read_logprobs(
             self.model, states, batch, self._temperature, self._adapter.banned_ids, bonus
         )  # fmt: skip
+        if not len(batch.targets):  # a rank without tokens walks along with the others: a gradient of zeros
+            return logprobs.sum()
         if "old" in algorithm.needs:
             old = batch.select([s.anchors.old_logprobs for s in samples])
         else:
@@ -346,10 +390,11 @@ class LocalTrainer:
             )
         return loss
 
-    def _guard(self, metrics: Mapping[str, float]) -> None:
+    def _guard(self, counts: Counts) -> None:
+        seen = {**counts.totals, **counts.sums, **counts.maxima}
         for name in _GUARDED:
-            if not np.isfinite(metrics.get(name, 0.0)):
-                raise NumericError(f"{self._here}: {name} is {metrics[name]}; the weights are unchanged")
+            if not np.isfinite(seen.get(name, 0.0)):
+                raise NumericError(f"{self._here}: {name} is {seen[name]}; the weights are unchanged")
 
     @property
     def _here(self) -> str:
@@ -368,6 +413,13 @@ class LocalTrainer:
         if self._value is not None:
             self._value.apply(norms["critic/grad_norm"], lr * self._critic_config.lr / self._update.lr)
         return {name: float(norm) for name, norm in norms.items()}
+
+
+def _values(critic: Critic, states: Tensor | None, batch: Batch) -> Tensor:
+    """float32[N]: a critic's values, from the policy's states or from those of its own trunk."""
+    return critic.values(
+        predicting_states(critic.trunk, batch) if critic.trunk is not None or states is None else states
+    )
 
 
 def score_stream(
@@ -428,13 +480,3 @@ def _put_back(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> N
     with torch.no_grad():
         for name, parameter in named.items():
             parameter.copy_(tensors[name])
-
-
-def _explained(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The sums of the critic as what people read: critic/{loss, value, return, explained} (the share of the returns' variance)."""
-    metrics = dict(metrics)
-    if "critic/return2" in metrics:
-        spread = metrics.pop("critic/return2") - metrics["critic/return"] ** 2
-        missed = metrics.pop("critic/miss2") - metrics.pop("critic/miss") ** 2
-        metrics["critic/explained"] = 1.0 - missed / spread if spread > 1e-12 else 0.0
-    return metrics

@@ -7,10 +7,11 @@ Source of the defaults: LMM-R1's scripts, betas (0.9, 0.95), norm clipped at 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lmm_r1.config import Update
 
@@ -38,7 +39,8 @@ class Optimiser:
         if not grads:
             return torch.zeros(())
         if all(g.dtype in (torch.float32, torch.float64) for g in grads):
-            return nn.utils.get_total_norm(grads)
+            total = nn.utils.get_total_norm(grads)
+            return total.full_tensor() if isinstance(total, DTensor) else total
         wide = [torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)) for g in grads]
         return torch.linalg.vector_norm(torch.stack(wide))
 
@@ -72,8 +74,19 @@ class Optimiser:
 
     def slots(self) -> dict[str, Tensor]:
         """{"name/slot": tensor}, copies on the CPU."""
+        return {name: slot.detach().to("cpu", copy=True) for name, slot in self.live_slots().items()}
+
+    def live_slots(self, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
+        """{"name/slot": tensor}, the optimiser's own. wanted: names to make anew, of zeros, in place of those there are."""
+        if wanted is not None:
+            self._adamw.state.clear()
+            for name, master in self._masters.items():
+                if f"{name}/{_SLOTS[0]}" in wanted:
+                    step = torch.zeros((), dtype=torch.float32, device=master.device)
+                    moments = {slot: torch.zeros_like(master) for slot in _SLOTS[1:]}
+                    self._adamw.state[master] = {_SLOTS[0]: step, **moments}
         return {
-            f"{name}/{slot}": tensor.detach().to("cpu", copy=True)
+            f"{name}/{slot}": tensor
             for name, master in self._masters.items()
             for slot, tensor in self._adamw.state.get(master, {}).items()
         }

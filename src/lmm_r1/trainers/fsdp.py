@@ -1,0 +1,229 @@
+"""The trainer of one rank among several: weights, gradients and optimiser state sharded by FSDP2, numbers as in local.py.
+
+Every rank calls every method at the same time, each with its own share of the rollouts. Layers gather their weights as they
+run; whatever reads other weights runs inside the root module's forward pass, which gathers those. Gradients are summed, not
+averaged: the weight of a token is fixed over the whole optimiser step, so ranks cannot change it. Weights are sharded in
+float32, which makes them their own masters; with a narrower dtype layers compute in it, and gradients are summed in float32.
+
+Ranks must run the same layers the same number of times, or they wait for each other for ever. So ranks agree on the number
+of batches and on which of them have pictures; who lacks a batch runs an empty one, who lacks pictures a blank one, and
+neither has tokens, so that their gradients are zeros. A fault on one rank is raised on all.
+Leaves out: which rank gets what (distributed/ray_trainer.py), processes, adapters (LoRA), tensor and sequence parallelism.
+Source: FSDP2, https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from lmm_r1.config import Critic as CriticConfig
+from lmm_r1.config import Update
+from lmm_r1.errors import CheckpointError, DataError, NumericError
+from lmm_r1.models.critic import Critic
+from lmm_r1.models.lora import has_adapters
+from lmm_r1.runs.checkpoint import require_space
+from lmm_r1.seams import ModelAdapter
+from lmm_r1.trainers.collate import Batch
+from lmm_r1.trainers.local import LocalTrainer, score_stream
+from lmm_r1.trainers.shards import read_into, stored_names, write_shards
+from lmm_r1.trainers.tally import Counts
+from lmm_r1.types import Float32, Image, Int32, Rollout
+
+_T = TypeVar("_T")
+_M = TypeVar("_M", bound=nn.Module)
+
+
+class _Root(nn.Module):
+    """Gathers a network's remaining weights (embeddings, norms, heads) while some work reads them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, work: Callable[[], _T]) -> _T:
+        """Do the work. FSDP2 gathers before, and hooks the backward pass of the tensors that come out."""
+        return work()
+
+
+class FsdpTrainer(LocalTrainer):
+    """A rank's part of a sharded trainer. Of seams.Trainer it has all but `update`: that is `step`, with shares."""
+
+    def __init__(
+        self,
+        model: Qwen2_5_VLForConditionalGeneration,
+        reference_model: Qwen2_5_VLForConditionalGeneration | None,
+        adapter: ModelAdapter,
+        update: Update,
+        total_updates: int,
+        temperature: float = 1.0,
+        critic: Critic | None = None,
+        critic_config: CriticConfig | None = None,
+        *,
+        mesh: DeviceMesh,
+        dtype: torch.dtype = torch.float32,
+        offload: bool = False,
+    ) -> None:
+        """mesh: of one dimension, all ranks. dtype: of computing, and of the weights that `weights` gives; the networks
+        come in float32 (the reference model may come in `dtype`). offload: keep shards in host memory.
+
+        ValueError for a model with adapters.
+        """
+        if has_adapters(model):
+            raise ValueError("adapters are not sharded: train them on one device")
+        self._mesh, self._dtype = mesh, dtype
+        self._narrow = MixedPrecisionPolicy(
+            param_dtype=None if dtype == torch.float32 else dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+        self._offload = CPUOffloadPolicy() if offload else OffloadPolicy()
+        self._roots: dict[int, nn.Module] = {}
+        device = "cpu" if mesh.device_type == "cpu" else f"{mesh.device_type}:{torch.cuda.current_device()}"
+        super().__init__(
+            model, reference_model, adapter, update, total_updates, temperature, device, critic, critic_config
+        )
+
+    def score(self, token_ids: Int32, images: Sequence[Image]) -> Float32:
+        """As LocalTrainer's; every rank gets the same stream."""
+        return self._inside(
+            self.model,
+            lambda: score_stream(self.model, self._adapter, token_ids, images, self._temperature, self._device),
+        )
+
+    def weights(self) -> Iterable[tuple[str, Tensor]]:
+        """As LocalTrainer's, one whole tensor at a time in the computing dtype. Every rank must walk through all of it."""
+        for name, parameter in self.model.named_parameters():
+            whole = parameter.detach()
+            yield name, (whole.full_tensor() if isinstance(whole, DTensor) else whole).to(self._dtype)
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Every rank writes its shards into a folder that all of them see; returns the scalars."""
+        tensors = self._kept()
+        total = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
+        self._agree(lambda: require_space(folder, total))
+        write_shards(folder, tensors)
+        scalars: dict[str, Any] = {"updates": self.updates}
+        return scalars | ({"reference_at": self._reference_at} if self._reference_at else {})
+
+    def load(self, folder: Path, scalars: Mapping[str, Any]) -> None:
+        """The exact inverse of `save`, whoever saved: one process, or another number of ranks."""
+        stored = stored_names(folder)
+        self._reference_at = int(scalars.get("reference_at", 0))
+        slots = set(stored.get("optimizer", {}))
+        self._policy.live_slots(slots)
+        if self._value is not None:
+            self._value.live_slots({n.removeprefix("critic:") for n in slots if n.startswith("critic:")})
+        tensors = self._kept()
+        for kind in stored.keys() | tensors.keys():
+            ours = {name: tuple(tensor.shape) for name, tensor in tensors.get(kind, {}).items()}
+            theirs = stored.get(kind, {})
+            if ours != theirs:
+                odd = sorted(n for n in ours.keys() | theirs.keys() if ours.get(n) != theirs.get(n))
+                raise CheckpointError(f"the checkpoint's {kind} is not this stage's: {', '.join(odd[:3])} differ")
+        read_into(folder, tensors)
+        self.updates = int(scalars["updates"])
+
+    def _kept(self) -> dict[str, dict[str, Tensor]]:
+        """{kind: {name: tensor}} of all that a checkpoint holds: the tensors themselves, not copies."""
+        kept = {"model": dict(self.model.named_parameters()), "optimizer": dict(self._policy.live_slots())}
+        if self.critic is not None and self._value is not None:
+            kept["critic"] = dict(self.critic.named_parameters())
+            kept["optimizer"] |= {f"critic:{name}": slot for name, slot in self._value.live_slots().items()}
+        if self._reference_at and self._reference is not None:
+            kept["reference"] = dict(self._reference.named_parameters())
+        return {kind: {n: t.detach() for n, t in group.items()} for kind, group in kept.items() if group}
+
+    def _place(self, network: _M, device: torch.device | str) -> _M:
+        """Shard a network: every layer of the towers by itself, all else together."""
+        wanted: dict[str, Any] = {
+            "mesh": self._mesh, "reshard_after_forward": True, "mp_policy": self._narrow, "offload_policy": self._offload,
+        }  # fmt: skip
+        for stack in [module for module in network.modules() if isinstance(module, nn.ModuleList)]:
+            for layer in stack:
+                fully_shard(layer, **wanted)
+        root = fully_shard(_Root(network), **wanted)
+        for module in root.modules():
+            if isinstance(module, FSDPModule):
+                module.set_gradient_divide_factor(1.0)
+                module.set_force_sum_reduction_for_comms(True)
+        self._roots[id(network)] = root
+        return network
+
+    def _inside(self, network: nn.Module, work: Callable[[], _T]) -> _T:
+        found: _T = self._roots[id(network)](work)
+        return found
+
+    def _collate(self, rollouts: Sequence[Rollout]) -> list[Batch]:
+        """This rank's batches, as many as every other rank's, with pictures where any rank's have some."""
+        batches: list[Batch] = self._agree(lambda: super(FsdpTrainer, self)._collate(rollouts))
+        most = int(self._largest(torch.tensor([len(batches)]))[0])
+        seen = torch.zeros(most, dtype=torch.int64)
+        seen[: len(batches)] = torch.tensor([batch.vision is not None for batch in batches], dtype=torch.int64)
+        pictures = self._largest(seen)
+        batches += [self._empty()] * (most - len(batches))
+        return [
+            replace(batch, vision=self._blank()) if batch.vision is None and pictures[at] else batch
+            for at, batch in enumerate(batches)
+        ]
+
+    def _guard(self, counts: Counts) -> None:
+        self._agree(lambda: super(FsdpTrainer, self)._guard(counts))
+
+    def _agree(self, work: Callable[[], _T]) -> _T:
+        """Do work without collectives; a fault on one rank is raised on all, so that none waits for a rank that left."""
+        fault: DataError | NumericError | CheckpointError | None = None
+        done: _T
+        try:
+            done = work()
+        except (DataError, NumericError, CheckpointError) as error:
+            fault = error
+        kinds = (None, DataError, NumericError, CheckpointError)
+        code = 0 if fault is None else next(i for i, kind in enumerate(kinds) if kind and isinstance(fault, kind))
+        worst = int(self._largest(torch.tensor([code]))[0])
+        if fault is not None:
+            raise fault
+        kind = kinds[worst]
+        if kind is not None:
+            raise kind("another rank stopped; its own message says why")
+        return done
+
+    def _largest(self, numbers: Tensor) -> Tensor:
+        """The element-wise largest of all ranks' int64 numbers, on the CPU."""
+        numbers = numbers.to(self._device)
+        dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=self._mesh.get_group())
+        return numbers.cpu()
+
+    def _empty(self) -> Batch:
+        """A batch that trains no token."""
+        pad, nothing = self._adapter.pad_id, torch.zeros(0, dtype=torch.int64, device=self._device)
+        return Batch(
+            input_ids=torch.full((1, 2), pad, device=self._device),
+            positions=torch.arange(2, device=self._device).expand(3, 1, 2),
+            mask=None,
+            parents=nothing,
+            targets=nothing,
+            vision=None,
+            placeholders=nothing,
+            features=nothing,
+            members=(),
+            where=(),
+        )
+
+    def _blank(self) -> dict[str, Tensor]:
+        """The smallest picture there is, of which no feature goes anywhere."""
+        vision = self.model.config.vision_config
+        side = int(vision.spatial_merge_size)
+        width = int(vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)
+        return {
+            "pixel_values": torch.zeros(side * side, width, device=self._device),
+            "image_grid_thw": torch.tensor([[1, side, side]], device=self._device),
+        }

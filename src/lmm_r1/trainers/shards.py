@@ -1,0 +1,105 @@
+"""Sharded tensors on the disk: each rank writes and reads its own part, and any number of ranks reads what any other wrote.
+
+The format is that of PyTorch's distributed checkpoints in safetensors files (no pickle): `shard-00001-*.safetensors` and so
+on, each part's place in its header. A tensor's key is "kind|name", for example "model|lm_head.weight". Checkpoints of one
+process (runs/checkpoint.py: one file a kind, named after it) can be read into shards as well.
+Leaves out: what is saved (fsdp.py) and the commit of a folder (runs/checkpoint.py).
+Source: torch.distributed.checkpoint, https://docs.pytorch.org/docs/stable/distributed.checkpoint.html
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint import load as load_distributed
+from torch.distributed.checkpoint import save as save_distributed
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from lmm_r1.errors import CheckpointError, Fault
+
+#: {kind: {name: tensor}}: what a trainer keeps, such as {"model": ..., "optimizer": ...}
+Kinds = Mapping[str, Mapping[str, Tensor]]
+
+
+def sharded(folder: Path) -> bool:
+    """Whether a checkpoint holds shards, not a file a kind."""
+    return any(folder.glob("shard-*.safetensors"))
+
+
+def write_shards(folder: Path, tensors: Kinds) -> None:
+    """Write every rank's part into a folder that all ranks see. Collective: every rank calls it with the same names."""
+    save_distributed(_flat(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+
+
+def stored_names(folder: Path) -> dict[str, dict[str, tuple[int, ...]]]:
+    """{kind: {name: shape}} of a checkpoint of either format. Raises CheckpointError."""
+    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    try:
+        if sharded(folder):
+            for key, (shape, _) in _listed(folder).items():
+                kind, _, name = key.partition("|")
+                found.setdefault(kind, {})[name] = shape
+            return found
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, "pt") as file:
+                found[path.stem] = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(Fault(f"cannot be read: {error}", str(folder))) from error
+    return found
+
+
+def read_into(folder: Path, tensors: Kinds) -> None:
+    """Fill tensors, sharded or whole, in place from a checkpoint of either format.
+
+    Collective where the tensors are sharded. Every name must be there with its shape (see `stored_names`).
+    """
+    try:
+        if sharded(folder):
+            load_distributed(_flat(tensors), storage_reader=HuggingFaceStorageReader(str(folder)))
+            return
+        for kind, group in tensors.items():
+            with safe_open(folder / f"{kind}.safetensors", "pt") as file, torch.no_grad():
+                for name, tensor in group.items():
+                    whole = file.get_tensor(name).to(tensor.device)
+                    if isinstance(tensor, DTensor):  # every rank reads and keeps its part: nothing is sent
+                        whole = distribute_tensor(whole, tensor.device_mesh, tensor.placements, src_data_rank=None)
+                    tensor.copy_(whole)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(Fault(f"cannot be read: {error}", str(folder))) from error
+
+
+def read_whole(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """{kind: {name: tensor}} of a sharded checkpoint, whole and on the CPU, in one process. Raises CheckpointError."""
+    try:
+        flat = {key: torch.empty(shape, dtype=dtype) for key, (shape, dtype) in _listed(folder).items()}
+        with warnings.catch_warnings():  # that there is one process is what we want
+            warnings.simplefilter("ignore", UserWarning)
+            load_distributed(flat, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(Fault(f"cannot be read: {error}", str(folder))) from error
+    kinds: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in flat.items():
+        kind, _, name = key.partition("|")
+        kinds.setdefault(kind, {})[name] = tensor
+    return kinds
+
+
+def _flat(tensors: Kinds) -> dict[str, Tensor]:
+    return {f"{kind}|{name}": tensor.detach() for kind, group in tensors.items() for name, tensor in group.items()}
+
+
+def _listed(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """{key: (shape, dtype)} of a sharded checkpoint."""
+    stored = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    return {
+        key: (tuple(entry.size), entry.properties.dtype)
+        for key, entry in stored.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }

@@ -1,0 +1,177 @@
+"""The sharded trainer: the numbers of the local one from any number of ranks, saved by some and read by others.
+
+Ranks are processes on this machine that talk over gloo (fsdp_ranks.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from fsdp_ranks import CASES, made_rollouts, networks, samples_of, step_weights, trainer
+from safetensors.torch import load_file
+
+from lmm_r1.algorithms.named import make_algorithm
+from lmm_r1.models.lora import add_adapters
+from lmm_r1.runs.checkpoint import _seal
+from lmm_r1.trainers.fsdp import FsdpTrainer
+from lmm_r1.trainers.tally import Counts, metrics_of
+
+HERE = Path(__file__).parent
+
+
+def ranks(folder: Path, world: int, job: str, limit_s: float = 180.0) -> None:
+    """Run a job on so many ranks; AssertionError with their output when one fails."""
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    command = [sys.executable, str(HERE / "fsdp_ranks.py")]
+    running = [
+        subprocess.Popen(
+            [*command, str(rank), str(world), str(folder), job],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(world)
+    ]  # fmt: skip
+    try:
+        outputs = [process.communicate(timeout=limit_s)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    for process, output in zip(running, outputs, strict=True):
+        assert process.returncode == 0, output[-4000:]
+
+
+def together(folder: Path, name: str, world: int) -> list[dict[str, torch.Tensor]]:
+    return [load_file(folder / f"{name}.{rank}.safetensors") for rank in range(world)]
+
+
+def gap(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    """Relative L2 error over all tensors together."""
+    a, b = (torch.cat([found[name].flatten().double() for name in sorted(ours)]) for found in (ours, theirs))
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_change_no_number(world: int, tmp_path: Path) -> None:
+    """Catches averaged gradients, a lost or doubled share, a hang when one rank has text alone, pictures alone or nothing,
+    a shared or separate critic that is not reduced, and a norm of one rank's shard."""
+    ranks(tmp_path, world, "gradient")
+    rollouts = made_rollouts()
+    for case, (config, _) in CASES.items():
+        owner, algorithm = trainer(case), make_algorithm(config)
+        samples = samples_of(owner, rollouts, algorithm)
+        weights = step_weights(samples, algorithm, slice(None))
+        owner.accumulate(samples, algorithm, *weights)
+        wanted = {n: p.grad.clone() for n, p in networks(owner).items() if p.grad is not None}
+        owner._drop()
+        found = together(tmp_path, case, world)
+        for rank, mine in enumerate(found):
+            assert wanted.keys() <= mine.keys()
+            assert gap({n: mine[n] for n in wanted}, wanted) < 2e-5, (case, rank)
+        for at, sample in enumerate(samples):
+            (old,) = [mine[f"old.{at}"] for mine in found if f"old.{at}" in mine]
+            assert float((old - torch.from_numpy(sample.anchors.old_logprobs)).abs().max()) < 1e-4
+        score = torch.from_numpy(owner.score(rollouts[4].token_ids, rollouts[4].images).copy())
+        counts = owner.step(samples, algorithm, *weights)
+        for mine in found:
+            assert mine["norm"].item() == pytest.approx(counts.same["grad_norm"], rel=1e-4)
+        assert sum(int(mine["tokens"]) for mine in found) == counts.tokens
+        for name, value in (counts.totals | counts.sums).items():
+            total = sum(float(mine.get(f"sum.{name}", torch.tensor(0.0))) for mine in found)
+            assert total == pytest.approx(value, rel=2e-4, abs=1e-4), name
+        assert float((found[0]["score"] - score).abs().max()) > 1e-6  # scored after the step, not before
+        after = {f"after.{n}": p.detach() for n, p in networks(owner).items()}
+        close = {n: found[0][n] for n in after}
+        assert (
+            max(float((close[n] - after[n]).abs().max()) for n in after) < 2.1e-3
+        )  # AdamW's first step is a sign: 2 lr
+        assert gap(close, after) < 1e-3
+
+
+def test_recomputed_activations_and_frozen_parts(tmp_path: Path) -> None:
+    """Catches layers that recompute with weights that were let go, and a tower without gradients that ranks wait for."""
+    ranks(tmp_path, 2, "checkpointing")
+    rollouts = made_rollouts()
+    for name, settings in (("recomputed", {}), ("frozen", {"freeze": ("vision", "merger")})):
+        owner, algorithm = trainer("grpo", **settings), make_algorithm(CASES["grpo"][0])
+        samples = samples_of(owner, rollouts, algorithm)
+        owner.accumulate(samples, algorithm, *step_weights(samples, algorithm, slice(None)))
+        wanted = {n: p.grad for n, p in networks(owner).items() if p.grad is not None}
+        for mine in together(tmp_path, name, 2):
+            assert mine.keys() == wanted.keys() and gap(mine, wanted) < 2e-5
+
+
+def test_any_number_of_ranks_resumes_any_other(tmp_path: Path) -> None:
+    """1 -> 2 -> 1 ranks, then one process without shards, and back. Catches a shard lost, moments that are not restored
+    (the second step would differ), and formats that do not read each other."""
+    rollouts, algorithm = made_rollouts(), make_algorithm(CASES["ppo"][0])
+    straight = trainer("ppo")
+    for _ in range(3):
+        samples = samples_of(straight, rollouts, algorithm)
+        straight.step(samples, algorithm, *step_weights(samples, algorithm, slice(None)))
+    folders = [tmp_path / name for name in ("one", "two", "three")]
+    start: Path | None = None
+    for world, folder in zip((1, 2, 1), folders, strict=True):
+        folder.mkdir()
+        if start is not None:
+            (folder / "start").symlink_to(start)
+        ranks(folder, world, "steps")
+        start = folder / "saved"
+    wanted = {n: p.detach() for n, p in networks(straight).items()}
+    last = load_file(folders[-1] / "after.0.safetensors")
+    assert gap({n: last[n] for n in wanted}, wanted) < 1e-4
+    assert all(torch.equal(last[f"sent.{n}"], last[n]) for n, _ in straight.model.named_parameters())
+    assert not list(start.glob("*.distcp")) and not list(start.glob(".metadata"))  # safetensors alone: no pickle
+    local = trainer("ppo")
+    local.load(start, json.loads((folders[-1] / "scalars.json").read_text()))
+    assert local.updates == 3
+    assert all(torch.equal(p, last[n]) for n, p in networks(local).items())
+    plain = tmp_path / "plain"
+    (plain / "start").mkdir(parents=True)
+    owner = trainer("ppo")
+    samples = samples_of(owner, rollouts, algorithm)
+    owner.step(samples, algorithm, *step_weights(samples, algorithm, slice(None)))
+    (plain / "scalars.json").write_text(json.dumps(owner.save(plain / "start")))
+    _seal(plain / "start", 1)
+    ranks(plain, 2, "steps")
+    samples = samples_of(owner, rollouts, algorithm)
+    owner.step(samples, algorithm, *step_weights(samples, algorithm, slice(None)))
+    found = load_file(plain / "after.0.safetensors")
+    assert gap({n: found[n] for n in wanted}, {n: p.detach() for n, p in networks(owner).items()}) < 1e-4
+
+
+def test_a_fault_on_one_rank_stops_all(tmp_path: Path) -> None:
+    """Catches ranks that wait for ever for one that stopped, and weights that moved on the others."""
+    ranks(tmp_path, 2, "fault")
+    told = [(tmp_path / f"fault.{rank}.txt").read_text() for rank in range(2)]
+    assert "another rank" in told[0] and "the weights are unchanged" in told[1]
+
+
+def test_adapters_are_refused() -> None:
+    """Catches a model whose adapters would be sharded and never merged."""
+    owner = trainer("grpo")
+    add_adapters(owner.model, rank=2, alpha=4.0, seed=1)
+    with pytest.raises(ValueError, match="adapters are not sharded"):
+        FsdpTrainer(owner.model, None, owner._adapter, owner._update, 3, mesh=None)  # type: ignore[arg-type]
+
+
+def test_metrics_of_shares_are_those_of_the_whole() -> None:
+    """Catches means of means: a rank with few tokens must not weigh as much as one with many."""
+    whole = metrics_of([Counts(3, {"loss": 3.0}, {"entropy": 6.0}, {"ratio_max": 2.0}, {"lr": 0.1})])
+    parts = [
+        Counts(1, {"loss": 1.0}, {"entropy": 5.0}, {"ratio_max": 2.0}, {"lr": 0.1}),
+        Counts(2, {"loss": 2.0}, {"entropy": 1.0}, {"ratio_max": 1.5}, {"lr": 0.1}),
+        Counts(0, {}, {}, {}, {"lr": 0.1}),
+    ]
+    assert metrics_of(parts) == whole
+    with pytest.raises(ValueError, match="at least one trainable token"):
+        metrics_of([Counts(0, {}, {}, {})])
