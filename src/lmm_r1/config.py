@@ -272,6 +272,23 @@ class Save(Knobs):
     rollout_groups: int = Field(16, ge=0, description="groups of a step kept for the report")
 
 
+class Cluster(Knobs):
+    """Processes beside this one, in a Ray cluster (docs/scale.md); without an address everything runs in one process."""
+
+    address: str = Field(
+        "",
+        pattern=r"^(|local|auto|[^\s:/]+:\d+)$",
+        description='"" = no cluster; "local" = start Ray on this machine; "auto" or "host:port" = one that is running',
+    )
+    ranks: Positive = Field(1, description="trainer processes")
+    engines: Positive = Field(1, description="engine processes")
+    layout: Literal["colocated", "split"] = Field(
+        "colocated", description="rank i and engine i share a GPU, or each has its own"
+    )
+    lost_s: float = Field(60.0, gt=0, description="seconds without a sign of life after which a worker counts as lost")
+    restarts: int = Field(3, ge=0, description="how many times lost workers may be started anew in a run")
+
+
 class Guards(Knobs):
     """Numbers that stop a run."""
 
@@ -350,6 +367,7 @@ class Recipe(Knobs):
     evaluate: Evaluate = Evaluate()
     save: Save = Save()
     guards: Guards = Guards()
+    cluster: Cluster = Cluster()
     compare: tuple[tuple[str, str], ...] = Field((), description="paired differences to report, as [a, b] = a minus b")
     stage: dict[str, Stage] = Field(..., min_length=1, description="stages by name")
 

@@ -1,0 +1,436 @@
+"""A Ray cluster and its workers: started on this machine or joined, watched, and ended without a trace.
+
+A worker is one process that holds one object, made there by an importable factory: an engine, or a rank of a trainer. It
+is lost when its process dies, or gives no sign of life for `lost_s` seconds: then its stacks are written to a file and it is
+killed. What becomes of its work is the caller's business; how often one may be started anew is counted here, once for a run.
+Security: a cluster that is started here listens on the loopback address alone, has a token of its own and no dashboard; one
+that is joined must ask for a token. Ray unpickles what it receives, so nobody else may send.
+Leaves out: engines (ray_engine.py) and ranks. Source: design of this project; Ray 2.60.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+from ray._private import ray_constants
+from ray._private.authentication.authentication_utils import is_token_auth_enabled
+from ray._raylet import AuthenticationTokenLoader, Config
+from ray.exceptions import RayError, RayTaskError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from lmm_r1.config import Cluster as Knobs
+from lmm_r1.distributed import keeper
+from lmm_r1.distributed.host import STACKS_SIGNAL, Host, Where
+from lmm_r1.errors import EngineError, Fault, LmmR1Error, RecipeError
+
+#: Seconds that a cluster, or a worker's process, may take to come up; a busy machine needs half a minute.
+START_LIMIT_S = 180.0
+#: Seconds that a worker gets to write its stacks before it is killed.
+_STACKS_S = 1.0
+#: Share of the machine's memory that Ray's object store may take at most; it takes what is in it.
+_STORE_SHARE = 0.2
+_STORE_LEAST = 100 << 20
+#: Longest folder below which Ray's sockets still have legal names (107 characters).
+_LONGEST_FOLDER = 40
+
+Role = Literal["rank", "engine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """bundles: what each place of the cluster holds, as Ray counts it. rank, engine: the bundle of each worker.
+    gpu: the share of a GPU that a worker takes."""
+
+    bundles: tuple[Mapping[str, float], ...]
+    rank: tuple[int, ...]
+    engine: tuple[int, ...]
+    gpu: float
+
+
+def placement(layout: str, ranks: int, engines: int, gpus: bool) -> Placement:
+    """Which worker sits where. colocated: rank i and engine i share a bundle, and its GPU; split: each has its own."""
+    if layout == "split":
+        rank, engine = tuple(range(ranks)), tuple(range(ranks, ranks + engines))
+        cores, gpu = 1.0, 1.0
+    else:
+        rank, engine = tuple(range(ranks)), tuple(range(engines))
+        cores, gpu = 2.0, 0.5
+    bundle = {"CPU": cores, "GPU": 1.0} if gpus else {"CPU": cores}
+    return Placement((bundle,) * (max(*rank, *engine) + 1), rank, engine, gpu if gpus else 0.0)
+
+
+class WorkerLost(Exception):
+    """A worker is gone; `why` says how it was noticed."""
+
+    def __init__(self, worker: Worker, why: str) -> None:
+        self.worker, self.why = worker, why
+        super().__init__(f"{worker.name}: {why}")
+
+
+@dataclass(eq=False, slots=True)
+class Worker:
+    """A process of the cluster. sign: when it last gave a sign of life; where: None until it gave one."""
+
+    name: str
+    handle: Any
+    stacks: Path
+    sign: float
+    where: Where | None = None
+    pulse: Any = None  # the answer that is waited for
+    pulsed: float = 0.0
+    lost: str = ""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Call:
+    """A method call that is under way in a worker."""
+
+    worker: Worker
+    ref: Any
+
+
+@dataclass(eq=False)
+class Cluster:
+    """The workers of one run; one cluster at a time in a process. Use it as a context, or call `close`.
+
+    folder: where stacks of silent workers are written. threads: CPU threads of each worker. gpus: place workers on GPUs.
+    note: told of every worker that is started anew. EngineError when the cluster does not come up or has no room.
+    """
+
+    knobs: Knobs
+    folder: Path
+    threads: int = 1
+    gpus: bool = False
+    note: Callable[[str], None] = lambda text: None
+    restarts_left: int = field(init=False)
+    _keeper: subprocess.Popen[str] | None = field(init=False, default=None)
+    _home: Path | None = field(init=False, default=None)  # of a cluster that was started here
+    _group: Any = field(init=False, default=None)
+    _before: dict[str, str | None] = field(init=False, default_factory=dict)
+    _workers: list[Worker] = field(init=False, default_factory=list)
+    _looked: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        self.restarts_left = self.knobs.restarts
+        self.placement = placement(self.knobs.layout, self.knobs.ranks, self.knobs.engines, self.gpus)
+        if ray.is_initialized():
+            raise EngineError("this process is in a Ray cluster already")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with _quiet_handlers():
+                self._start() if self.knobs.address == "local" else self._join()
+                self._reserve()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- coming and going
+
+    def _start(self) -> None:
+        """A cluster of this machine alone, owned by a keeper process."""
+        if sys.platform != "linux":
+            raise EngineError(Fault('address = "local" needs Linux', field="cluster.address"))
+        self._home = Path(tempfile.mkdtemp(prefix="lmm-r1-"))
+        if len(str(self._home)) > _LONGEST_FOLDER:
+            raise EngineError(Fault("TMPDIR is too long for the names of Ray's sockets", file=tempfile.gettempdir()))
+        token = self._home / "token"
+        with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        cores = sum(bundle["CPU"] for bundle in self.placement.bundles)
+        command = [
+            *(sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--port=0", "--node-ip-address=127.0.0.1"),
+            *("--include-dashboard=false", "--dashboard-port=0", "--dashboard-agent-listen-port=0"),
+            *("--min-worker-port=0", "--max-worker-port=0", "--no-monitor", "--include-log-monitor=false"),
+            *("--disable-usage-stats", f"--temp-dir={self._home}", f"--object-store-memory={_store_bytes()}"),
+            *(f"--num-cpus={int(cores)}", *(() if self.gpus else ("--num-gpus=0",))),
+        ]
+        search = os.pathsep.join(part or os.getcwd() for part in sys.path)
+        environment = {
+            **os.environ, **_threads(self.threads), **_loopback(), "PYTHONPATH": search,
+            "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_START_HOOK": f"{keeper.__name__}.{keeper.without_client_server.__name__}",
+            "RAY_enable_metrics_collection": "0", "RAY_prestart_worker_first_driver": "0",
+        }  # fmt: skip
+        environment.pop("RAY_AUTH_TOKEN", None)  # it would win over the file
+        self._keeper = subprocess.Popen(
+            [sys.executable, "-P", keeper.__file__, str(self._home), str(os.getpid()), *command],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, start_new_session=True,
+        )  # fmt: skip
+        self._set({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_AUTH_TOKEN": None})
+        address = self._address()
+        with _no_other_address():
+            self._connect(address)
+
+    def _address(self) -> str:
+        """What the keeper says of the start."""
+        assert self._keeper is not None and self._keeper.stdout is not None
+        said = ""
+        if select.select([self._keeper.stdout], [], [], START_LIMIT_S)[0]:
+            said = self._keeper.stdout.readline().strip()
+        word, _, rest = said.partition(" ")
+        if word != "address":
+            raise EngineError(f"Ray does not start: {rest or f'no answer within {START_LIMIT_S:g} s'}")
+        return rest
+
+    def _join(self) -> None:
+        """A cluster that is running; whoever started it ends it."""
+        try:
+            self._connect(self.knobs.address, env_vars=_threads(self.threads) | {"PYTHONPATH": os.pathsep.join(sys.path)})
+        except ConnectionError as error:
+            raise EngineError(Fault(_first_line(error), field="cluster.address", remedy="is the cluster running?")) from error
+        if not is_token_auth_enabled():
+            raise RecipeError(
+                Fault(
+                    "the Ray cluster takes commands from anyone who reaches it",
+                    field="cluster.address",
+                    remedy="start it, and this, with RAY_AUTH_MODE=token",
+                )
+            )
+
+    def _connect(self, address: str, env_vars: Mapping[str, str] | None = None) -> None:
+        # Ray caches both for the process, and an earlier cluster had another token.
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+        runtime_env = {"env_vars": dict(env_vars)} if env_vars else None
+        ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env=runtime_env)
+
+    def _reserve(self) -> None:
+        """Take the bundles of all workers, or say that there is no room."""
+        bundles = [dict(bundle) for bundle in self.placement.bundles]
+        self._group = placement_group(bundles, strategy="PACK")
+        limit = START_LIMIT_S if self._home is not None else max(self.knobs.lost_s, 30.0)
+        if not self._group.wait(limit):
+            there = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")}
+            what = f"the cluster has no room for {len(bundles)} times {bundles[0]} (it has {there})"
+            raise EngineError(Fault(what, field="cluster", remedy="fewer ranks or engines, or another layout"))
+
+    def close(self) -> None:
+        """End all workers, and the cluster where it was started here. A second call does nothing."""
+        with _quiet_handlers():
+            if ray.is_initialized():
+                for worker in self._workers:
+                    if not worker.lost:
+                        ray.kill(worker.handle, no_restart=True)
+                if self._group is not None and self._home is None:
+                    remove_placement_group(self._group)
+                ray.shutdown()
+        self._workers, self._group = [], None
+        if self._keeper is not None:
+            assert self._keeper.stdin is not None and self._keeper.stdout is not None
+            self._keeper.stdin.close()
+            self._keeper.wait()
+            self._keeper.stdout.close()
+            self._keeper = None
+        elif self._home is not None:
+            shutil.rmtree(self._home, ignore_errors=True)
+        self._home = None
+        self._set({})
+
+    def _set(self, changes: Mapping[str, str | None]) -> None:
+        """Change variables of this process's environment, after all earlier changes are taken back."""
+        for name, old in self._before.items():
+            os.environ.pop(name, None) if old is None else os.environ.update({name: old})
+        self._before = {name: os.environ.get(name) for name in changes}
+        for name, new in changes.items():
+            os.environ.pop(name, None) if new is None else os.environ.update({name: new})
+
+    # ---- workers
+
+    def start(self, role: Role, index: int, factory: str, arguments: Mapping[str, Any]) -> tuple[Worker, Call]:
+        """A worker in its place of the layout, and the call that makes its object: factory(**arguments), where factory is
+        "module:name". Calls sent meanwhile run after it."""
+        name = f"{role} {index}"
+        bundle = (self.placement.rank if role == "rank" else self.placement.engine)[index]
+        stacks = self.folder / f"{role}_{index}_{len(self._workers)}.stacks"
+        actor = ray.remote(concurrency_groups={"pulse": 1})(Host).options(
+            num_cpus=1,
+            num_gpus=self.placement.gpu,
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle),
+        )
+        worker = Worker(name, actor.remote(str(stacks)), stacks, time.monotonic())
+        self._workers.append(worker)
+        return worker, Call(worker, worker.handle.make.remote(factory, dict(arguments)))
+
+    def call(self, worker: Worker, method: str, *arguments: Any) -> Call:
+        """Send a method call to a worker's object; calls of one worker run in order."""
+        return Call(worker, worker.handle.call.remote(method, arguments))
+
+    def meeting_point(self, worker: Worker) -> Call:
+        """Its result: (address, free port) on the machine of a worker, where ranks can meet."""
+        return Call(worker, worker.handle.free_address.remote())
+
+    def wait(self, calls: Sequence[Call]) -> list[Call]:
+        """Those of some calls that ended, at least one. WorkerLost when a worker of theirs gives no sign of life."""
+        tick = min(1.0, self.knobs.lost_s / 8)
+        watched = {call.worker for call in calls}
+        refs = {call.ref: call for call in calls}
+        while True:
+            ready, waiting = ray.wait(list(refs), num_returns=1, timeout=tick)
+            if ready:
+                more = ray.wait(waiting, num_returns=len(waiting), timeout=0)[0] if waiting else []
+                return [refs[ref] for ref in (*ready, *more)]
+            for worker in watched:
+                self._feel(worker)
+            self._looked = time.monotonic()
+
+    def _feel(self, worker: Worker) -> None:
+        """Take a worker's pulse. WorkerLost after too long a silence."""
+        now = time.monotonic()
+        if now - self._looked > self.knobs.lost_s / 4:  # we were elsewhere, or stopped: its silence so far proves nothing
+            worker.sign = max(worker.sign, now)
+        if worker.pulse is not None and ray.wait([worker.pulse], timeout=0)[0]:
+            with contextlib.suppress(RayError):  # a dead worker's own calls say so, with the reason
+                worker.where = ray.get(worker.pulse)
+            worker.pulse, worker.sign = None, now
+        if worker.pulse is None and now - worker.pulsed > self.knobs.lost_s / 4:
+            worker.pulse = worker.handle.pulse.options(concurrency_group="pulse").remote()
+            worker.pulsed = now
+        limit = self.knobs.lost_s if worker.where is not None else max(START_LIMIT_S, self.knobs.lost_s)
+        if now - worker.sign > limit:
+            self.kill(worker)
+            where = f"; its stacks are in {worker.stacks}" if worker.stacks.is_file() else ""
+            raise WorkerLost(worker, f"no sign of life for {now - worker.sign:.1f} s{where}")
+
+    def result(self, call: Call) -> Any:
+        """The value of a call that ended. WorkerLost when its worker died; a fault of the object is raised as it is."""
+        try:
+            return ray.get(call.ref)
+        except RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, LmmR1Error):
+                raise cause from None
+            raise EngineError(f"{call.worker.name}: {type(cause).__name__}: {_first_line(cause)}") from error
+        except RayError as error:
+            said = self._last_lines(call.worker)
+            self.kill(call.worker)
+            why = f"its process died ({_first_line(error)})" + (f"; its last lines: {said}" if said else "")
+            raise WorkerLost(call.worker, why) from None
+
+    def results(self, calls: Sequence[Call]) -> list[Any]:
+        """The values of all calls, in their order. WorkerLost as soon as one is lost: what ranks need, as they wait for
+        each other."""
+        values: dict[Call, Any] = {}
+        while len(values) < len(calls):
+            for call in self.wait([call for call in calls if call not in values]):
+                values[call] = self.result(call)
+        return [values[call] for call in calls]
+
+    def kill(self, worker: Worker) -> None:
+        """End a worker's process, whatever state it is in, after it wrote its stacks if it can."""
+        if worker.lost:
+            return
+        worker.lost = "killed"
+        where = worker.where
+        if where is not None and where.machine == socket.gethostname():
+            with contextlib.suppress(ProcessLookupError):
+                if worker.stacks.is_file():
+                    os.kill(where.pid, STACKS_SIGNAL)
+                    os.kill(where.pid, signal.SIGCONT)  # a stopped process takes no other signal than SIGKILL
+                    _until(lambda: worker.stacks.stat().st_size > 0, _STACKS_S)
+                os.kill(where.pid, signal.SIGKILL)
+        ray.kill(worker.handle, no_restart=True)
+
+    def count_restart(self, lost: WorkerLost) -> None:
+        """Allow one more start of a lost worker. EngineError when the run has had its share."""
+        if self.restarts_left < 1:
+            raise EngineError(
+                Fault(
+                    f"{lost} (restarted {self.knobs.restarts} times in this run, cluster.restarts allows no more)",
+                    field="cluster.restarts",
+                    remedy="the same command resumes from the last checkpoint",
+                )
+            )
+        self.restarts_left -= 1
+        self.note(f"{lost}; it is started anew ({self.restarts_left} restarts left)")
+
+    def _last_lines(self, worker: Worker) -> str:
+        """The last lines that a worker wrote, where its log is on this machine."""
+        if self._home is None or worker.where is None:
+            return ""
+        for kind in ("err", "out"):
+            for path in (self._home / "session_latest" / "logs").glob(f"worker-*-{worker.where.pid}.{kind}"):
+                lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip(": ")]
+                lines = [line for line in lines if not line.startswith(":")]  # Ray's own marks
+                if lines:
+                    return " | ".join(line.strip() for line in lines[-4:])
+        return ""
+
+
+def _threads(count: int) -> dict[str, str]:
+    """The CPU threads of a worker: a part of what fixes its numbers."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LMM_R1_THREADS")
+    return dict.fromkeys(names, str(count))
+
+
+def _loopback() -> dict[str, str]:
+    """What makes Ray take 127.0.0.1 for its address: on Linux it would otherwise look for one that others can reach."""
+    return {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+
+
+@contextmanager
+def _no_other_address() -> Iterator[None]:
+    """The same for this process, where Ray read the variable long ago."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _quiet_handlers() -> Iterator[None]:
+    """Keep the handlers of SIGTERM and SIGINT: Ray puts its own in their place, and the run saves itself in ours."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _store_bytes() -> int:
+    """Room of the object store: a share of the memory, within what shared memory has left."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else memory
+    return max(_STORE_LEAST, int(min(_STORE_SHARE * memory, 0.8 * shared)))
+
+
+def _until(true: Callable[[], bool], limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:1])[:300] or type(error).__name__

@@ -1,0 +1,66 @@
+"""What runs in a worker process: one object, made there by an importable factory, and a pulse beside it.
+
+The pulse is answered by a thread of its own, so a long call is not taken for a dead worker, and a stopped process or one
+whose interpreter hangs is. SIGUSR2 writes the stacks of all threads into a file.
+Leaves out: what makes an actor of `Host` (cluster.py) and what the object does.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ray.util import get_node_ip_address
+
+#: The signal that makes a worker write its stacks.
+STACKS_SIGNAL = signal.SIGUSR2
+
+
+class Where(NamedTuple):
+    """Where a worker runs."""
+
+    machine: str
+    pid: int
+
+
+def imported(path: str) -> Any:
+    """What a dotted path "module:name" names. ImportError or AttributeError when there is no such thing."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
+
+
+class Host:
+    """Holds the object of one worker. `make` comes first, then `call`; both run in the order they were sent."""
+
+    def __init__(self, stacks: str) -> None:
+        """stacks: file for the stacks, in a folder that other machines may lack."""
+        self._object: Any = None
+        if Path(stacks).parent.is_dir():
+            self._stacks = Path(stacks).open("w")  # noqa: SIM115  (open as long as the process lives)
+            faulthandler.register(STACKS_SIGNAL, self._stacks, all_threads=True)
+
+    def make(self, factory: str, arguments: Mapping[str, Any]) -> Where:
+        """Make the object: factory(**arguments)."""
+        self._object = imported(factory)(**arguments)
+        return self.pulse()
+
+    def call(self, method: str, arguments: Sequence[Any]) -> Any:
+        """A method of the object."""
+        return getattr(self._object, method)(*arguments)
+
+    def pulse(self) -> Where:
+        """A sign of life."""
+        return Where(socket.gethostname(), os.getpid())
+
+    def free_address(self) -> tuple[str, int]:
+        """(this machine's address in the cluster, a port that was free just now): where ranks may meet."""
+        host = get_node_ip_address()
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            return host, int(probe.getsockname()[1])
