@@ -177,6 +177,7 @@ def stage_run(
     """Assemble everything that the loop needs."""
     recipe, system = shop.recipe, system_prompt(shop.recipe, stage.prompt)
     exact = recipe.model.dtype == "float32" and not (stage.lora is not None and stage.lora.four_bit)
+    exact = exact and not recipe.cluster.ahead
     algorithm = make_algorithm(stage.algorithm, stage.update.minibatches, stage.rollout.max_new_tokens, exact)
     critic = None
     if "values" in algorithm.needs:
@@ -224,7 +225,7 @@ def stage_run(
             }
         ),
         # Drawn and resized pictures are made anew when they come again; those of a data set are files and stay.
-        forget_images=lambda: shop.images.forget(kept),
+        forget_images=lambda needed: shop.images.forget(kept | set(needed)),
     )
 
 

@@ -285,6 +285,9 @@ class Cluster(Knobs):
     layout: Literal["colocated", "split"] = Field(
         "colocated", description="rank i and engine i share a GPU, or each has its own"
     )
+    ahead: int = Field(
+        0, ge=0, le=1, description="steps that sampling may be ahead of learning; importance weights correct for it"
+    )
     lost_s: float = Field(60.0, gt=0, description="seconds without a sign of life after which a worker counts as lost")
     restarts: int = Field(3, ge=0, description="how many times lost workers may be started anew in a run")
 

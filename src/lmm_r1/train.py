@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Protocol
@@ -117,7 +118,7 @@ class StageRun:
     live: LiveView
     signals: Signals
     evaluate: Callable[[], dict[str, float]]  # metrics of the weights that the engine holds
-    forget_images: Callable[[], None]
+    forget_images: Callable[[Collection[str]], None]  # all but those of these names
 
 
 def train_stage(run: StageRun) -> str:
@@ -125,43 +126,107 @@ def train_stage(run: StageRun) -> str:
 
     Raises Interrupted after a saved SIGINT or SIGTERM, NumericError or EngineError from a guard.
     """
-    stage, recipe = run.stage, run.recipe
     done = resume(run)
     digest = run.link.sync(version=done)
-    run.live.stage(run.name, stage.steps, done)
+    run.live.stage(run.name, run.stage.steps, done)
     watch = Watch()
-    unchecked = True  # by the guards of a session's first learning
-    for step in range(done, stage.steps):
-        timer = Timer()
-        stop_if_asked(run, step)
-        with timer("collect"), run.engine.awake():
-            collected = gather(run, step)
-        groups = collected.groups
-        metrics: dict[str, float] = dict(collected.counts)
-        if groups:  # dynamic sampling may find nothing to learn from
-            learned, credits = learn(run, groups, step, timer, first=unchecked, start=unchecked and done == 0)
-            unchecked = False
-            with timer("sync"):
-                digest = run.link.sync(version=step + 1)
-            metrics |= describe(groups) | learned
-            steer_kl(run, metrics)
-            if supervised(run):
-                metrics = {k: v for k, v in metrics.items() if not k.startswith(("logprob_gap/", "reward/"))}
-            run.tracker.save_rollouts(step + 1, groups, credits)
-        if recipe.evaluate.every and (step + 1) % recipe.evaluate.every == 0 and step + 1 < stage.steps:
-            with timer("evaluate"), run.engine.awake():
-                metrics |= run.evaluate()
-        metrics |= timer.metrics()
-        run.tracker.log(step + 1, {**metrics, "weights_sha256": digest})
-        run.tracker.commit(step + 1)
-        due = recipe.save.every and (step + 1) % recipe.save.every == 0
-        if due or step + 1 == stage.steps:
-            save(run, step + 1)
-        run.forget_images()
-        run.live.step(step + 1, metrics, groups[0].rollouts[0].turns[-1].reply if groups else "")
-        for condition in watch.add(metrics):
-            run.live.note(f"{run.name}, step {step + 1}: {condition}")
+    with closing(Gathering(run)) as gathering:
+        for step in range(done, run.stage.steps):
+            stop_if_asked(run, step, gathering)
+            digest, metrics = train_step(run, gathering, step, digest, done)
+            for condition in watch.add(metrics):
+                run.live.note(f"{run.name}, step {step + 1}: {condition}")
     return digest
+
+
+def train_step(
+    run: StageRun, gathering: Gathering, step: int, digest: str, session_start: int
+) -> tuple[str, dict[str, float]]:
+    """One rollout step; (digest of the weights after it, its metrics). session_start: the session's first step."""
+    stage, recipe, timer = run.stage, run.recipe, Timer()
+    with timer("collect"):
+        collected = gathering.take(step)
+    groups = collected.groups
+    metrics: dict[str, float] = dict(collected.counts)
+    learned, credits = None, []
+    if groups:  # dynamic sampling may find nothing to learn from
+        guarded = gathering.fresh  # by the guards that compare policy, sampler and start model
+        learned, credits = learn(run, groups, step, timer, first=guarded, start=guarded and session_start == 0)
+    with timer("collect"):
+        gathering.wait()  # an engine takes no weights in the middle of a reply
+    if learned is not None:
+        with timer("sync"):
+            digest = run.link.sync(version=step + 1)
+        metrics |= describe(groups) | learned
+        steer_kl(run, metrics)
+        if supervised(run):
+            metrics = {k: v for k, v in metrics.items() if not k.startswith(("logprob_gap/", "reward/"))}
+        run.tracker.save_rollouts(step + 1, groups, credits)
+    if recipe.evaluate.every and (step + 1) % recipe.evaluate.every == 0 and step + 1 < stage.steps:
+        with timer("evaluate"), run.engine.awake():
+            metrics |= run.evaluate()
+    metrics |= timer.metrics()
+    run.tracker.log(step + 1, {**metrics, "weights_sha256": digest})
+    run.tracker.commit(step + 1)
+    due = recipe.save.every and (step + 1) % recipe.save.every == 0
+    if due or step + 1 == stage.steps:
+        save(run, step + 1, gathering.position())
+    run.forget_images(gathering.pictures())
+    run.live.step(step + 1, metrics, groups[0].rollouts[0].turns[-1].reply if groups else "")
+    return digest, metrics
+
+
+class Gathering:
+    """The groups of each step: gathered when they are asked for or, where the recipe says so, one step ahead.
+
+    Ahead (`cluster.ahead` = 1), the engine samples step s + 1 with the weights that step s starts from while the trainer learns
+    step s, and takes new weights when both are done: no group is more than one step old, and importance weights correct for it.
+    """
+
+    def __init__(self, run: StageRun) -> None:
+        self._run = run
+        self._ahead = run.recipe.cluster.ahead > 0 and not supervised(run)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gather")
+        self._pending: tuple[Future[Collected], Mapping[str, object]] | None = None
+        self._learned = False
+        self.fresh = True  # nothing was learned in this session before the groups that were taken last
+
+    def take(self, step: int) -> Collected:
+        """The groups of a step; and the next step's begin to be gathered."""
+        if self._pending is None:
+            collected = self._gather(step)
+        else:
+            collected = self._pending[0].result()
+            self._pending = None
+        self.fresh = not self._learned
+        self._learned = self._learned or bool(collected.groups)
+        if self._ahead and step + 1 < self._run.stage.steps:
+            before = self._run.stream.state()
+            self._pending = self._thread.submit(self._gather, step + 1), before
+        return collected
+
+    def wait(self) -> None:
+        """Until the engine is idle. Raises what gathering raised."""
+        if self._pending is not None:
+            self._pending[0].result()
+
+    def position(self) -> Mapping[str, object]:
+        """Where the stream stands after the groups that were taken: a resumed run gathers the others again."""
+        return self._run.stream.state() if self._pending is None else self._pending[1]
+
+    def pictures(self) -> set[str]:
+        """Names of the pictures that groups which wait to be learned still need."""
+        if self._pending is None:
+            return set()
+        return {image.sha for group in self._pending[0].result().groups for r in group.rollouts for image in r.images}
+
+    def close(self) -> None:
+        """Wait for what is under way."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _gather(self, step: int) -> Collected:
+        with self._run.engine.awake():
+            return gather(self._run, step)
 
 
 def supervised(run: StageRun) -> bool:
@@ -320,7 +385,7 @@ def resume(run: StageRun) -> int:
     return checkpoint.step
 
 
-def save(run: StageRun, step: int) -> None:
+def save(run: StageRun, step: int, position: Mapping[str, object]) -> None:
     """Checkpoint after `step` steps: weights, optimiser, stream position, random state."""
     save_checkpoint(
         run.folder.checkpoints,
@@ -329,18 +394,18 @@ def save(run: StageRun, step: int) -> None:
         {
             "stage": run.name,
             "kl_coef": run.algorithm.parameters["kl_coef"],
-            "stream": run.stream.state(),
+            "stream": position,
             "rng": bytes(torch.get_rng_state().tolist()).hex(),
         },
         run.recipe.save.keep,
     )
 
 
-def stop_if_asked(run: StageRun, step: int) -> None:
+def stop_if_asked(run: StageRun, step: int, gathering: Gathering) -> None:
     """After a signal: save what is finished (unless that is saved already) and leave."""
     if not run.signals.received:
         return
     newest = newest_good(run.folder.checkpoints)
     if step > 0 and (newest is None or newest.step < step):
-        save(run, step)
+        save(run, step, gathering.position())
     raise Interrupted(run.signals.received)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lmm_r1.config import Update
-from lmm_r1.trainers.schedule import lr_at, minibatches
+from lmm_r1.trainers.schedule import lr_at, minibatches, shares_of
 
 
 def test_warm_up_then_cosine_to_the_floor() -> None:
@@ -67,3 +67,16 @@ def test_no_empty_minibatch(shuffle: str) -> None:
     """Catches an optimiser step over nothing when groups were discarded; every rollout still comes once."""
     parts = minibatches([rollout("p0", 5), rollout("p1", 5)], Update(minibatches=4, shuffle=shuffle), 0)
     assert sorted(i for p in parts for i in p) == [0, 1] and all(parts)
+
+
+def test_ranks_get_whole_groups_of_nearly_equal_length() -> None:
+    """Catches a rollout that two ranks get, or none, a group that is split, and ranks that wait for the longest one."""
+    sizes = [40, 7, 30, 9, 22, 21, 5, 11]
+    rollouts = [rollout(f"p{p}", size) for p, size in enumerate(sizes) for _ in range(3)]
+    parts = shares_of(rollouts, 3)
+    assert sorted(i for part in parts for i in part) == list(range(len(rollouts)))
+    groups = [{rollouts[i].problem.id for i in part} for part in parts]
+    assert sum(len(g) for g in groups) == len(sizes)
+    loads = [sum(len(rollouts[i].token_ids) for i in part) for part in parts]
+    assert max(loads) - min(loads) <= 3 * 11 and parts == shares_of(rollouts, 3)
+    assert sorted(map(len, shares_of(rollouts[:3], 4))) == [0, 0, 0, 3]

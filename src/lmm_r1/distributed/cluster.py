@@ -45,6 +45,8 @@ from lmm_r1.errors import EngineError, Fault, LmmR1Error, RecipeError
 START_LIMIT_S = 180.0
 #: Seconds that a worker gets to write its stacks before it is killed.
 _STACKS_S = 1.0
+#: Seconds within which Ray says that a worker died.
+_TOLD_S = 5.0
 #: Share of the machine's memory that Ray's object store may take at most; it takes what is in it.
 _STORE_SHARE = 0.2
 _STORE_LEAST = 100 << 20
@@ -97,6 +99,9 @@ class Worker:
     pulse: Any = None  # the answer that is waited for
     pulsed: float = 0.0
     lost: str = ""
+    made: bool = (
+        False  # its object is there: loading libraries holds the interpreter for longer than a silence may last
+    )
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -105,6 +110,7 @@ class Call:
 
     worker: Worker
     ref: Any
+    making: bool = False
 
 
 @dataclass(eq=False)
@@ -162,7 +168,16 @@ class Cluster:
             file.write(secrets.token_hex(32))
         cores = sum(bundle["CPU"] for bundle in self.placement.bundles)
         command = [
-            *(sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--port=0", "--node-ip-address=127.0.0.1"),
+            *(
+                sys.executable,
+                "-P",
+                "-m",
+                "ray.scripts.scripts",
+                "start",
+                "--head",
+                "--port=0",
+                "--node-ip-address=127.0.0.1",
+            ),
             *("--include-dashboard=false", "--dashboard-port=0", "--dashboard-agent-listen-port=0"),
             *("--min-worker-port=0", "--max-worker-port=0", "--no-monitor", "--include-log-monitor=false"),
             *("--disable-usage-stats", f"--temp-dir={self._home}", f"--object-store-memory={_store_bytes()}"),
@@ -199,9 +214,13 @@ class Cluster:
     def _join(self) -> None:
         """A cluster that is running; whoever started it ends it."""
         try:
-            self._connect(self.knobs.address, env_vars=_threads(self.threads) | {"PYTHONPATH": os.pathsep.join(sys.path)})
+            self._connect(
+                self.knobs.address, env_vars=_threads(self.threads) | {"PYTHONPATH": os.pathsep.join(sys.path)}
+            )
         except ConnectionError as error:
-            raise EngineError(Fault(_first_line(error), field="cluster.address", remedy="is the cluster running?")) from error
+            raise EngineError(
+                Fault(_first_line(error), field="cluster.address", remedy="is the cluster running?")
+            ) from error
         if not is_token_auth_enabled():
             raise RecipeError(
                 Fault(
@@ -261,8 +280,12 @@ class Cluster:
     # ---- workers
 
     def start(self, role: Role, index: int, factory: str, arguments: Mapping[str, Any]) -> tuple[Worker, Call]:
-        """A worker in its place of the layout, and the call that makes its object: factory(**arguments), where factory is
-        "module:name". Calls sent meanwhile run after it."""
+        """A worker in its place of the layout, and the call that makes its object."""
+        worker = self.place(role, index)
+        return worker, self.make(worker, factory, arguments)
+
+    def place(self, role: Role, index: int) -> Worker:
+        """A worker without an object, in its place of the layout."""
         name = f"{role} {index}"
         bundle = (self.placement.rank if role == "rank" else self.placement.engine)[index]
         stacks = self.folder / f"{role}_{index}_{len(self._workers)}.stacks"
@@ -275,7 +298,12 @@ class Cluster:
         )
         worker = Worker(name, actor.remote(str(stacks)), stacks, time.monotonic())
         self._workers.append(worker)
-        return worker, Call(worker, worker.handle.make.remote(factory, dict(arguments)))
+        return worker
+
+    def make(self, worker: Worker, factory: str, arguments: Mapping[str, Any]) -> Call:
+        """The call that makes a worker's object: factory(**arguments), where factory is "module:name". Calls sent meanwhile
+        run after it."""
+        return Call(worker, worker.handle.make.remote(factory, dict(arguments)), making=True)
 
     def call(self, worker: Worker, method: str, *arguments: Any) -> Call:
         """Send a method call to a worker's object; calls of one worker run in order."""
@@ -302,7 +330,9 @@ class Cluster:
     def _feel(self, worker: Worker) -> None:
         """Take a worker's pulse. WorkerLost after too long a silence."""
         now = time.monotonic()
-        if now - self._looked > self.knobs.lost_s / 4:  # we were elsewhere, or stopped: its silence so far proves nothing
+        if (
+            now - self._looked > self.knobs.lost_s / 4
+        ):  # we were elsewhere, or stopped: its silence so far proves nothing
             worker.sign = max(worker.sign, now)
         if worker.pulse is not None and ray.wait([worker.pulse], timeout=0)[0]:
             with contextlib.suppress(RayError):  # a dead worker's own calls say so, with the reason
@@ -311,7 +341,7 @@ class Cluster:
         if worker.pulse is None and now - worker.pulsed > self.knobs.lost_s / 4:
             worker.pulse = worker.handle.pulse.options(concurrency_group="pulse").remote()
             worker.pulsed = now
-        limit = self.knobs.lost_s if worker.where is not None else max(START_LIMIT_S, self.knobs.lost_s)
+        limit = self.knobs.lost_s if worker.made else max(START_LIMIT_S, self.knobs.lost_s)
         if now - worker.sign > limit:
             self.kill(worker)
             where = f"; its stacks are in {worker.stacks}" if worker.stacks.is_file() else ""
@@ -320,7 +350,9 @@ class Cluster:
     def result(self, call: Call) -> Any:
         """The value of a call that ended. WorkerLost when its worker died; a fault of the object is raised as it is."""
         try:
-            return ray.get(call.ref)
+            value = ray.get(call.ref)
+            call.worker.made = call.worker.made or call.making
+            return value
         except RayTaskError as error:
             cause = error.cause
             if isinstance(cause, LmmR1Error):
@@ -340,6 +372,22 @@ class Cluster:
             for call in self.wait([call for call in calls if call not in values]):
                 values[call] = self.result(call)
         return [values[call] for call in calls]
+
+    def pids(self, workers: Sequence[Worker]) -> list[int]:
+        """The process id of each worker, on its machine."""
+        return [where.pid for where in self.results([Call(w, w.handle.pulse.remote()) for w in workers])]
+
+    def first_lost(self, calls: Sequence[Call]) -> WorkerLost | None:
+        """Whose process died, of workers that wait for each other: who only said that another went away is not meant."""
+        for call in calls:
+            if ray.wait([call.ref], timeout=_TOLD_S)[0]:
+                try:
+                    self.result(call)
+                except WorkerLost as lost:
+                    return lost
+                except LmmR1Error:
+                    continue
+        return None
 
     def kill(self, worker: Worker) -> None:
         """End a worker's process, whatever state it is in, after it wrote its stacks if it can."""

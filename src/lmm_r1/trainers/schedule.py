@@ -1,7 +1,7 @@
 """Learning rate over a stage, and how a step's groups are dealt to its optimiser steps.
 
 Source of the values: LMM-R1's scripts (linear warm-up over 3 %, cosine to 10 % of the peak).
-Leaves out: token-dependent rates, and dealing to ranks.
+Leaves out: token-dependent rates.
 """
 
 from __future__ import annotations
@@ -50,6 +50,31 @@ def minibatches(rollouts: Sequence[Rollout], update: Update, seed: int | Sequenc
     return [part for part in parts if part]
 
 
+def shares_of(rollouts: Sequence[Rollout], ranks: int) -> list[list[int]]:
+    """Deal the rollouts of an optimiser step to ranks: their indices, in order; a rank may get none.
+
+    Whole groups, so that a prompt is computed once; the longest first, each to the rank with the fewest tokens so far. A pure
+    function of the rollouts.
+    """
+    groups = sorted(_groups(rollouts), key=lambda group: -_tokens(rollouts, group))
+    parts: list[list[int]] = [[] for _ in range(ranks)]
+    for group in groups:
+        min(parts, key=lambda part: _tokens(rollouts, part)).extend(group)
+    return [sorted(part) for part in parts]
+
+
+def _groups(rollouts: Sequence[Rollout]) -> list[list[int]]:
+    """Indices of each problem's rollouts."""
+    groups: dict[str, list[int]] = {}
+    for i, rollout in enumerate(rollouts):
+        groups.setdefault(rollout.problem.id, []).append(i)
+    return list(groups.values())
+
+
+def _tokens(rollouts: Sequence[Rollout], indices: Sequence[int]) -> int:
+    return sum(len(rollouts[i].token_ids) for i in indices)
+
+
 def _episodes(rollouts: Sequence[Rollout]) -> list[list[int]]:
     """Indices of each episode's segments, which stand one after another."""
     episodes: list[list[int]] = []
@@ -61,11 +86,8 @@ def _episodes(rollouts: Sequence[Rollout]) -> list[list[int]]:
 
 
 def _deal_groups(rollouts: Sequence[Rollout], count: int, rng: np.random.Generator) -> list[list[int]]:
-    groups: dict[str, list[int]] = {}
-    for i, rollout in enumerate(rollouts):
-        groups.setdefault(rollout.problem.id, []).append(i)
-    members = list(groups.values())
-    tokens = [sum(len(rollouts[i].token_ids) for i in group) for group in members]
+    members = _groups(rollouts)
+    tokens = [_tokens(rollouts, group) for group in members]
     order = rng.permutation(len(members))
     order = order[np.argsort([-tokens[g] for g in order], kind="stable")]  # longest first, ties at random
     room = [len(part) for part in np.array_split(order, count)]

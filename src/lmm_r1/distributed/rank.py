@@ -1,0 +1,155 @@
+"""The worker's half of RayTrainer: one rank of a sharded trainer, with the pictures of its share.
+
+Commands come in order and to all ranks alike, so that their collectives meet. Ranks of one machine find each other through a
+file and talk over its loopback address; ranks of several through a port of the first one's machine.
+Leaves out: who gets which rollouts (ray_trainer.py), and all arithmetic (trainers/fsdp.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch.distributed.device_mesh import init_device_mesh
+
+from lmm_r1.algorithms.named import make_algorithm
+from lmm_r1.config import Model, Stage
+from lmm_r1.data.images import ImageStore
+from lmm_r1.distributed.shipment import Shipment, ship
+from lmm_r1.errors import CheckpointError, EngineError, Fault
+from lmm_r1.models.adapters import make_adapter
+from lmm_r1.models.critic import Critic
+from lmm_r1.models.load import DTYPES, load_model
+from lmm_r1.trainers.fsdp import FsdpTrainer
+from lmm_r1.trainers.tally import Counts
+from lmm_r1.types import Anchors, Float32, Image, Int32, Rollout, Sample
+
+Pictures = Mapping[str, NDArray[np.uint8]]
+
+
+class Rank:
+    """One rank, driven by commands."""
+
+    def __init__(
+        self,
+        *,
+        index: int,
+        world: int,
+        meeting: str,
+        limit_s: float,
+        start: str,
+        model: Mapping[str, Any],
+        stage: Mapping[str, Any],
+        exact: bool,
+        critic_seed: int,
+        offload: bool,
+        device: str,
+    ) -> None:
+        """index of world ranks. meeting: "file:///path" (one machine, loopback) or "tcp://host:port"; limit_s: of a collective.
+
+        start: the model folder that the stage starts from. model, stage: fields of config.Model and config.Stage.
+        exact: whether engine and trainer compute alike (see make_algorithm). device: "cpu", or "cuda" = the GPU that this
+        process was given.
+        """
+        knobs, stage_knobs = Model(**model), Stage.model_validate(stage)
+        if meeting.startswith("file:"):
+            os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        dist.init_process_group(
+            "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl",
+            init_method=meeting, rank=index, world_size=world, timeout=timedelta(seconds=limit_s),
+        )  # fmt: skip
+        self.images = ImageStore()
+        self._algorithm = make_algorithm(
+            stage_knobs.algorithm, stage_knobs.update.minibatches, stage_knobs.rollout.max_new_tokens, exact
+        )
+        options: dict[str, Any] = {
+            "trust_remote_code": knobs.trust_remote_code, "gradient_checkpointing": knobs.gradient_checkpointing,
+        }  # fmt: skip
+        # Float32, whatever the dtype of computing: the shards are their own masters.
+        policy = load_model(start, dtype="float32", device="cpu", **options)
+        critic = None
+        if "values" in self._algorithm.needs:
+            shared = stage_knobs.critic is not None and stage_knobs.critic.trunk == "shared"
+            trunk = None if shared else load_model(start, dtype="float32", device="cpu", **options).model
+            critic = Critic(trunk, policy.config.text_config.hidden_size, critic_seed)
+        reference = load_model(start, dtype=knobs.dtype, device="cpu") if "ref" in self._algorithm.needs else None
+        self._trainer = FsdpTrainer(
+            policy,
+            reference,
+            make_adapter(start, self.images, knobs),
+            stage_knobs.update,
+            total_updates=stage_knobs.steps * stage_knobs.update.minibatches,
+            temperature=stage_knobs.rollout.temperature,
+            critic=critic,
+            critic_config=stage_knobs.critic,
+            mesh=init_device_mesh(device, (world,)),
+            dtype=DTYPES[knobs.dtype],
+            offload=offload,
+        )
+        self._index = index
+
+    def anchors(self, pictures: Pictures, rollouts: Sequence[Rollout], needs: Iterable[str]) -> list[Anchors]:
+        """FsdpTrainer.anchors of this rank's share."""
+        self._keep(pictures)
+        return self._trainer.anchors(rollouts, frozenset(needs))
+
+    def step(
+        self,
+        pictures: Pictures,
+        samples: Sequence[Sample],
+        weights: Sequence[Float32],
+        value_weights: Sequence[Float32],
+        kl_coef: float,
+    ) -> Counts:
+        """FsdpTrainer.step of this rank's share; kl_coef: where it is steered, the present one."""
+        self._keep(pictures)
+        algorithm = self._algorithm if self._algorithm.with_kl is None else self._algorithm.with_kl(kl_coef)
+        return self._trainer.step(samples, algorithm, weights, value_weights)
+
+    def score(self, pictures: Pictures, token_ids: Int32, images: Sequence[Image]) -> Float32:
+        """FsdpTrainer.score; the same stream on every rank."""
+        self._keep(pictures)
+        return self._trainer.score(token_ids, images)
+
+    def weights(self) -> Shipment | None:
+        """The policy's weights in shared memory, from the first rank; the others help to gather them."""
+        if self._index == 0:
+            return ship(self._trainer.weights())
+        for _ in self._trainer.weights():
+            pass
+        return None
+
+    def save(self, folder: str) -> dict[str, Any]:
+        """FsdpTrainer.save."""
+        return self._trainer.save(_seen(folder))
+
+    def load(self, folder: str, scalars: Mapping[str, Any]) -> None:
+        """FsdpTrainer.load."""
+        self._trainer.load(_seen(folder), scalars)
+
+    def forget(self, keep: Iterable[str]) -> None:
+        """Drop all pictures but these."""
+        self.images.forget(keep)
+
+    def _keep(self, pictures: Pictures) -> None:
+        for sha, pixels in pictures.items():
+            if self.images.put(pixels).sha != sha:
+                raise EngineError(f"picture {sha} arrived as another one")
+
+
+def _seen(folder: str) -> Path:
+    """A folder that the driver made. CheckpointError where this machine does not see it."""
+    if not Path(folder).is_dir():
+        fault = Fault(
+            "a rank's machine does not see this folder",
+            folder,
+            remedy="put --out on a file system that all machines share",
+        )
+        raise CheckpointError(fault)
+    return Path(folder)

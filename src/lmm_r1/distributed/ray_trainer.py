@@ -1,0 +1,154 @@
+"""The trainer of a stage as ranks in the workers of a cluster: deals whole groups to ranks and puts their answers together.
+
+What a rank gets is a function of the rollouts alone, the same for anchors and for the step after them. The weight of each
+token is fixed here, over the whole optimiser step, so the number of ranks changes no gradient. A rank that is lost takes its
+shards with it: the run then stops with exit code 7 and resumes from its last checkpoint, and no rollout of the unfinished step
+has moved a weight that anyone will see.
+Leaves out: a rank's arithmetic (trainers/fsdp.py), its commands (rank.py), and starting processes (cluster.py).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lmm_r1.algorithms.token_weights import token_mean
+from lmm_r1.data.images import ImageStore
+from lmm_r1.distributed.cluster import Call, Cluster, Worker, WorkerLost
+from lmm_r1.distributed.rank import Rank
+from lmm_r1.distributed.shipment import Shipment, unpack
+from lmm_r1.errors import EngineError, Fault
+from lmm_r1.seams import Algorithm
+from lmm_r1.trainers.schedule import shares_of
+from lmm_r1.trainers.tally import metrics_of
+from lmm_r1.types import Anchors, Float32, Image, Int32, Rollout, Sample
+
+
+class RayTrainer:
+    """Implements seams.Trainer, and what a weight link needs, over the ranks of a cluster."""
+
+    def __init__(self, cluster: Cluster, images: ImageStore, arguments: Mapping[str, Any]) -> None:
+        """images: where rollouts' pictures are. arguments: of Rank, without index, world and meeting.
+
+        EngineError when a rank does not come up; what a rank says against its arguments is raised as it is.
+        """
+        self._cluster, self._images = cluster, images
+        world = cluster.knobs.ranks
+        self._sent: list[set[str]] = [set() for _ in range(world)]
+        self._shipment: Shipment | None = None
+        self.workers: list[Worker] = [cluster.place("rank", index) for index in range(world)]
+        self._rendezvous: Path | None = None
+        meeting = self._meeting()
+        factory = f"{Rank.__module__}:{Rank.__qualname__}"
+        told = {**arguments, "world": world, "meeting": meeting}
+        self._results([cluster.make(worker, factory, {**told, "index": i}) for i, worker in enumerate(self.workers)])
+
+    def close(self) -> None:
+        """End the ranks."""
+        for worker in self.workers:
+            self._cluster.kill(worker)
+        if self._rendezvous is not None:
+            self._rendezvous.unlink(missing_ok=True)
+
+    def anchors(self, rollouts: Sequence[Rollout], needs: frozenset[str]) -> list[Anchors]:
+        """As LocalTrainer's."""
+        shares = shares_of(rollouts, len(self.workers))
+        calls = []
+        for at, share in enumerate(shares):
+            mine = [rollouts[i] for i in share]
+            calls.append(self._call(at, "anchors", self._pictures(at, mine), mine, sorted(needs)))
+        found: dict[int, Anchors] = {}
+        for share, anchors in zip(shares, self._results(calls), strict=True):
+            found |= zip(share, anchors, strict=True)
+        return [found[i] for i in range(len(rollouts))]
+
+    def update(self, samples: Sequence[Sample], algorithm: Algorithm) -> dict[str, float]:
+        """As LocalTrainer's. `algorithm` is the stage's; ranks have their own copy and take its KL coefficient."""
+        if not any(s.rollout.trainable.any() for s in samples):
+            raise ValueError("an optimiser step needs at least one trainable token")
+        self._shipment = None
+        weights, value_weights = algorithm.token_weights(samples), token_mean(samples)
+        kl_coef = float(algorithm.parameters["kl_coef"])  # type: ignore[arg-type]  # a number, as in the recipe
+        rollouts = [sample.rollout for sample in samples]
+        calls = []
+        for at, share in enumerate(shares_of(rollouts, len(self.workers))):
+            pictures = self._pictures(at, [rollouts[i] for i in share])
+            mine = ([found[i] for i in share] for found in (samples, weights, value_weights))
+            calls.append(self._call(at, "step", pictures, *mine, kl_coef))
+        return metrics_of(self._results(calls))
+
+    def score(self, token_ids: Int32, images: Sequence[Image]) -> Float32:
+        """As LocalTrainer's."""
+        wanted = [self._missing(at, {image.sha for image in images}) for at in range(len(self.workers))]
+        calls = [self._call(at, "score", wanted[at], token_ids, tuple(images)) for at in range(len(self.workers))]
+        first: Float32 = self._results(calls)[0]
+        return first
+
+    def weights(self) -> Iterable[tuple[str, torch.Tensor]]:
+        """As LocalTrainer's, as read-only views of shared memory that are good until the next tensor."""
+        if self._shipment is None:
+            self._shipment = self._everywhere("weights")[0]
+        assert self._shipment is not None
+        return unpack(self._shipment)
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Every rank writes its shards."""
+        scalars: dict[str, Any] = self._everywhere("save", str(folder.resolve()))[0]
+        return scalars
+
+    def load(self, folder: Path, scalars: Mapping[str, Any]) -> None:
+        """The exact inverse of `save`, whoever saved."""
+        self._shipment = None
+        self._everywhere("load", str(folder.resolve()), dict(scalars))
+
+    def forget(self, keep: Iterable[str]) -> None:
+        """Let ranks drop all pictures but these."""
+        kept = set(keep)
+        self._sent = [sent & kept for sent in self._sent]
+        self._everywhere("forget", sorted(kept))
+
+    def _meeting(self) -> str:
+        """Where ranks find each other: a file, where all are on this machine, else a port of the first one's."""
+        if self._cluster.knobs.address == "local":
+            self._rendezvous = self._cluster.folder.resolve() / f"ranks_{secrets.token_hex(4)}"
+            return f"file://{self._rendezvous}"
+        host, port = self._results([self._cluster.meeting_point(self.workers[0])])[0]
+        return f"tcp://{host}:{port}"
+
+    def _pictures(self, at: int, rollouts: Sequence[Rollout]) -> dict[str, NDArray[np.uint8]]:
+        return self._missing(at, {image.sha for rollout in rollouts for image in rollout.images})
+
+    def _missing(self, at: int, shas: set[str]) -> dict[str, NDArray[np.uint8]]:
+        """The pictures that a rank lacks so far; from now on it has them."""
+        lacking = sorted(shas - self._sent[at])
+        self._sent[at].update(lacking)
+        return {sha: self._images.get(sha) for sha in lacking}
+
+    def _call(self, at: int, method: str, *arguments: Any) -> Call:
+        return self._cluster.call(self.workers[at], method, *arguments)
+
+    def _everywhere(self, method: str, *arguments: Any) -> list[Any]:
+        return self._results([self._call(at, method, *arguments) for at in range(len(self.workers))])
+
+    def _results(self, calls: Sequence[Call]) -> list[Any]:
+        """All ranks' answers. EngineError when a rank is lost, which others may notice before we do."""
+        try:
+            return self._cluster.results(calls)
+        except WorkerLost as lost:
+            raise _stopped(lost) from None
+        except EngineError:
+            lost_one = self._cluster.first_lost(calls)
+            if lost_one is not None:  # the others only said that it no longer answers them
+                raise _stopped(lost_one) from None
+            raise
+
+
+def _stopped(lost: WorkerLost) -> EngineError:
+    remedy = "the same command resumes from the last checkpoint"
+    return EngineError(Fault(f"{lost}; its part of the weights is gone with it", remedy=remedy))
