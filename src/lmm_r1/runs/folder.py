@@ -28,7 +28,15 @@ from lmm_r1.errors import Fault, FolderInUseError, RecipeError
 from lmm_r1.runs.jsonl import write_json, write_text
 
 #: Fields that may change between two sessions of one run: they alter no weight and no number.
-FREE_FIELDS = ("description", "compare", "save.keep", "save.rollout_groups", "guards", "cluster.lost_s", "cluster.restarts")
+FREE_FIELDS = (
+    "description",
+    "compare",
+    "save.keep",
+    "save.rollout_groups",
+    "guards",
+    "cluster.lost_s",
+    "cluster.restarts",
+)
 
 
 @dataclass(frozen=True, slots=True)
