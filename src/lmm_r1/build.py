@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ from lmm_r1.rewards.score import make_scorer
 from lmm_r1.rollout.embedded.engine import EmbeddedEngine
 from lmm_r1.rollout.play import Sampling, seed_of
 from lmm_r1.rollout.supervise import careless
-from lmm_r1.rollout.weights import LocalLink, Probe
+from lmm_r1.rollout.weights import LocalLink, Probe, SyncedEngine
 from lmm_r1.runs.folder import RunFolder, StageFolder
 from lmm_r1.runs.live import LiveView
 from lmm_r1.runs.tracker import JsonlTracker, TensorBoardTracker, Trackers
@@ -49,6 +49,10 @@ from lmm_r1.train import Signals, StageRun
 from lmm_r1.trainers.local import LocalTrainer
 from lmm_r1.trainers.schedule import minibatches
 from lmm_r1.types import Message, Problem, Text
+
+if TYPE_CHECKING:  # Ray is an optional library
+    from lmm_r1.distributed.cluster import Cluster
+    from lmm_r1.distributed.ray_engine import RayEngine
 
 
 def base_folder(base: str) -> str:
@@ -103,6 +107,8 @@ class Workshop:
     images: ImageStore
     device: str
     dtype: str
+    _cluster: Cluster | None = None
+    _engines: RayEngine | None = None
 
     def adapter(self, folder: str) -> ModelAdapter:
         """The adapter of a model folder, over the run's pictures."""
@@ -130,28 +136,55 @@ class Workshop:
         trunk = None if shared else self.model(folder, stage.lora, seed + 1).model
         return Critic(trunk, width, seed)
 
-    def engine(self, config: Any, adapter: ModelAdapter) -> EmbeddedEngine:
-        """An engine without weights."""
-        knobs = self.recipe.engine
-        return EmbeddedEngine(
-            config,
-            adapter,
-            slots=knobs.slots,
-            max_context=knobs.max_context,
-            prefill_tokens=knobs.prefill_tokens,
-            dtype=self.dtype,
-            device=self.device,
-        )
+    def engine(self, config: Any, adapter: ModelAdapter, folder: str) -> SyncedEngine:
+        """An engine without weights for the model of a folder: in this process, or one for each worker of the cluster.
 
-    def loaded(self, folder: str) -> tuple[EmbeddedEngine, ModelAdapter, str]:
+        With a cluster, the engine made before this one ends.
+        """
+        knobs = self.recipe.engine
+        options: dict[str, Any] = {
+            "slots": knobs.slots,
+            "max_context": knobs.max_context,
+            "prefill_tokens": knobs.prefill_tokens,
+            "dtype": self.dtype,
+            "device": self.device,
+        }
+        if not self.recipe.cluster.address:
+            return EmbeddedEngine(config, adapter, **options)
+        from lmm_r1.distributed.ray_engine import RayEngine
+
+        if self._engines is not None:
+            self._engines.close()
+        arguments = {"folder": folder, "model": self.recipe.model.model_dump(), **options}
+        self._engines = RayEngine(self.cluster(), self.images, "lmm_r1.distributed.seat:embedded", arguments)
+        return self._engines
+
+    def cluster(self) -> Cluster:
+        """The cluster of the recipe, started or joined when it is first asked for."""
+        from lmm_r1.distributed.cluster import Cluster
+
+        if self._cluster is None:
+            knobs = self.recipe.cluster
+            threads = max(1, torch.get_num_threads() // knobs.engines)  # the trainer rests while they sample
+            stacks = self.run.path / "workers"
+            self._cluster = Cluster(knobs, stacks, threads, self.device == "cuda", self.live.note)
+        return self._cluster
+
+    def close(self) -> None:
+        """End the cluster, where there is one."""
+        if self._cluster is not None:
+            self._cluster.close()
+        self._cluster = self._engines = None
+
+    def loaded(self, folder: str) -> tuple[SyncedEngine, ModelAdapter, str]:
         """(engine with the folder's weights, adapter, digest of the weights), for sampling only."""
         model, adapter = self.model(folder), self.adapter(folder)
-        engine = self.engine(model.config, adapter)
+        engine = self.engine(model.config, adapter, folder)
         weights = ((name, parameter.detach()) for name, parameter in model.named_parameters())
         return engine, adapter, engine.load_weights(weights, version=0)
 
 
-def evaluate_with(shop: Workshop, name: str, engine: EmbeddedEngine, adapter: ModelAdapter, system: str) -> SetResult:
+def evaluate_with(shop: Workshop, name: str, engine: SyncedEngine, adapter: ModelAdapter, system: str) -> SetResult:
     """One set with the recipe's evaluation settings."""
     knobs = shop.recipe.evaluate
     sampling = Sampling(knobs.max_new_tokens, knobs.temperature, max_context=shop.recipe.engine.max_context)
@@ -170,7 +203,7 @@ def stage_run(
     folder: StageFolder,
     model: Any,
     adapter: ModelAdapter,
-    engine: EmbeddedEngine,
+    engine: SyncedEngine,
     scorer: Scorer,
     start: str,
 ) -> StageRun:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from lmm_r1.build import Workshop, base_folder, device_of, evaluate_with, probes, stage_run
-from lmm_r1.check import check_extras
+from lmm_r1.check import check_cluster, check_extras
 from lmm_r1.config import PLAYERS, Evaluate, Recipe, Stage
 from lmm_r1.data.images import ImageStore
 from lmm_r1.errors import CheckpointError, Fault, RecipeError
@@ -29,9 +29,8 @@ from lmm_r1.models.load import DTYPES, export_model, resolve_folder
 from lmm_r1.recipes import dump_recipe, system_prompt
 from lmm_r1.reports.page import write_report
 from lmm_r1.rewards.score import make_scorer
-from lmm_r1.rollout.embedded.engine import EmbeddedEngine
 from lmm_r1.rollout.play import seed_of
-from lmm_r1.rollout.weights import TOLERANCES
+from lmm_r1.rollout.weights import TOLERANCES, SyncedEngine
 from lmm_r1.runs.folder import RunFolder, StageFolder
 from lmm_r1.runs.jsonl import fsync_folder, write_json
 from lmm_r1.runs.live import LiveView
@@ -55,6 +54,7 @@ def run_recipe(
     if stage is not None and stage not in recipe.stage:
         raise RecipeError(f"no stage '{stage}' (there are: {', '.join(recipe.stage)})")
     missing = [fault for name in _wanted(recipe, stage) for fault in check_extras(name, recipe.stage[name])]
+    missing += check_cluster(recipe)
     if missing:  # before anything is sampled or loaded
         raise RecipeError(*missing)
     run = RunFolder(out_dir)
@@ -67,11 +67,12 @@ def run_recipe(
         device = device_of(recipe.model)
         shop = Workshop(recipe, recipe_path, run, view, signals, ImageStore(), device, recipe.model.dtype)
         results: dict[str, dict[str, SetResult]] = {}
-        if recipe.evaluate.sets:
-            evaluate_base(shop, base, results)
-            evaluate_players(shop, results)
-        for name in _wanted(recipe, stage):
-            run_stage(shop, name, results)
+        with closing(shop):
+            if recipe.evaluate.sets:
+                evaluate_base(shop, base, results)
+                evaluate_players(shop, results)
+            for name in _wanted(recipe, stage):
+                run_stage(shop, name, results)
         summary = results_of(recipe, results)
         run.write_json("results.json", summary)
         write_report(out_dir)
@@ -109,7 +110,7 @@ def evaluate_players(shop: Workshop, results: dict[str, dict[str, SetResult]]) -
 
 
 def evaluate_arm(
-    shop: Workshop, arm: str, profile: str, engine: EmbeddedEngine | None, adapter: ModelAdapter | None
+    shop: Workshop, arm: str, profile: str, engine: SyncedEngine | None, adapter: ModelAdapter | None
 ) -> dict[str, SetResult]:
     """Results of an arm on every set: read back when stored, else sampled from the engine's weights."""
 
@@ -164,7 +165,7 @@ def run_stage(shop: Workshop, name: str, results: dict[str, dict[str, SetResult]
         with closing(make_scorer(stage.reward)) as scorer:
             model = shop.model(start, stage.lora, seed_of(recipe.seed, name, "adapters") % 2**31)
             adapter = shop.adapter(start)
-            engine = shop.engine(model.config, adapter)
+            engine = shop.engine(model.config, adapter, start)
             run = stage_run(shop, name, stage, folder, model, adapter, engine, scorer, start)
             train_stage(run)
         run.tracker.close()

@@ -58,6 +58,7 @@ def check(path: str | Path, overrides: Sequence[str] = (), count: CountTokens | 
     here = not wrong and not pending
     rows_wrong: list[Fault] = []
     verifiers_wrong: list[Fault] = []
+    verifiers_wrong += [replace(fault, file=str(path)) for fault in check_cluster(recipe)]
     for name, stage in recipe.stage.items():
         verifiers_wrong += [replace(fault, file=str(path)) for fault in check_extras(name, stage)]
         found, missing = check_verifier(name, stage.reward)
@@ -87,6 +88,13 @@ def check_extras(name: str, stage: Stage) -> list[Fault]:
         field = f"stage.{name}.data.{real[0]}.options.engine"
         faults.append(Fault("needs the library gfootball", field=field, remedy="docs/football.md"))
     return faults
+
+
+def check_cluster(recipe: Recipe) -> list[Fault]:
+    """Ray, where the recipe asks for a cluster and it is not installed."""
+    if not recipe.cluster.address or find_spec("ray") is not None:
+        return []
+    return [Fault("needs the library ray", field="cluster.address", remedy='pip install "lmm-r1[ray]"')]
 
 
 def check_verifier(stage: str, reward: Reward) -> tuple[list[Fault], list[Fault]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import select
 import shutil
@@ -31,7 +32,8 @@ from typing import Any, Literal
 import ray
 from ray._private import ray_constants
 from ray._private.authentication.authentication_utils import is_token_auth_enabled
-from ray._raylet import AuthenticationTokenLoader, Config
+from ray._private.ray_logging import stdout_deduplicator
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # its stubs are not whole
 from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -89,12 +91,14 @@ class WorkerLost(Exception):
 
 @dataclass(eq=False, slots=True)
 class Worker:
-    """A process of the cluster. sign: when it last gave a sign of life; where: None until it gave one."""
+    """A process of the cluster. sign: when it last gave a sign of life; felt: when we last looked for one; where: None
+    until it gave one."""
 
     name: str
     handle: Any
     stacks: Path
     sign: float
+    felt: float
     where: Where | None = None
     pulse: Any = None  # the answer that is waited for
     pulsed: float = 0.0
@@ -132,7 +136,6 @@ class Cluster:
     _group: Any = field(init=False, default=None)
     _before: dict[str, str | None] = field(init=False, default_factory=dict)
     _workers: list[Worker] = field(init=False, default_factory=list)
-    _looked: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         self.restarts_left = self.knobs.restarts
@@ -188,7 +191,7 @@ class Cluster:
             **os.environ, **_threads(self.threads), **_loopback(), "PYTHONPATH": search,
             "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_START_HOOK": f"{keeper.__name__}.{keeper.without_client_server.__name__}",
-            "RAY_enable_metrics_collection": "0", "RAY_prestart_worker_first_driver": "0",
+            "RAY_enable_metrics_collection": "0", "RAY_worker_niceness": "0", "RAY_prestart_worker_first_driver": "0",
         }  # fmt: skip
         environment.pop("RAY_AUTH_TOKEN", None)  # it would win over the file
         self._keeper = subprocess.Popen(
@@ -234,6 +237,7 @@ class Cluster:
         # Ray caches both for the process, and an earlier cluster had another token.
         Config.initialize("")
         AuthenticationTokenLoader.instance().reset_cache()
+        stdout_deduplicator.skip_re = re.compile("")  # reports of dead workers: ours name the cause in one line
         runtime_env = {"env_vars": dict(env_vars)} if env_vars else None
         ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env=runtime_env)
 
@@ -296,7 +300,7 @@ class Cluster:
             max_task_retries=0,
             scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle),
         )
-        worker = Worker(name, actor.remote(str(stacks)), stacks, time.monotonic())
+        worker = Worker(name, actor.remote(str(stacks)), stacks, time.monotonic(), time.monotonic())
         self._workers.append(worker)
         return worker
 
@@ -325,15 +329,15 @@ class Cluster:
                 return [refs[ref] for ref in (*ready, *more)]
             for worker in watched:
                 self._feel(worker)
-            self._looked = time.monotonic()
 
     def _feel(self, worker: Worker) -> None:
         """Take a worker's pulse. WorkerLost after too long a silence."""
         now = time.monotonic()
         if (
-            now - self._looked > self.knobs.lost_s / 4
-        ):  # we were elsewhere, or stopped: its silence so far proves nothing
-            worker.sign = max(worker.sign, now)
+            now - worker.felt > self.knobs.lost_s / 4
+        ):  # nobody looked, or we were stopped: its silence so far proves nothing
+            worker.sign = now
+        worker.felt = now
         if worker.pulse is not None and ray.wait([worker.pulse], timeout=0)[0]:
             with contextlib.suppress(RayError):  # a dead worker's own calls say so, with the reason
                 worker.where = ray.get(worker.pulse)
@@ -352,7 +356,6 @@ class Cluster:
         try:
             value = ray.get(call.ref)
             call.worker.made = call.worker.made or call.making
-            return value
         except RayTaskError as error:
             cause = error.cause
             if isinstance(cause, LmmR1Error):
@@ -363,6 +366,9 @@ class Cluster:
             self.kill(call.worker)
             why = f"its process died ({_first_line(error)})" + (f"; its last lines: {said}" if said else "")
             raise WorkerLost(call.worker, why) from None
+        if isinstance(value, Where):
+            call.worker.where = value
+        return value
 
     def results(self, calls: Sequence[Call]) -> list[Any]:
         """The values of all calls, in their order. WorkerLost as soon as one is lost: what ranks need, as they wait for

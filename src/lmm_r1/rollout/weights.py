@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from lmm_r1.errors import EngineError
-from lmm_r1.seams import Trainer
+from lmm_r1.seams import RolloutEngine, Trainer
 from lmm_r1.types import Float32, Image, Int32
 
 
@@ -70,6 +70,10 @@ class ProbedEngine(Protocol):
     def score(self, token_ids: Int32, images: Sequence[Image], temperature: float) -> Float32: ...
 
     def unload(self) -> None: ...
+
+
+class SyncedEngine(RolloutEngine, ProbedEngine, Protocol):
+    """An engine that a link keeps up to date: what a stage needs."""
 
 
 class ScoringTrainer(Trainer, Protocol):

@@ -1,0 +1,112 @@
+"""The worker's half of RayEngine: an engine in a process of its own, with the pictures its requests show.
+
+Commands come in order, one at a time, and what happens is a function of them alone. `advance` takes new requests and runs the
+engine until a share of what is open has ended: few messages, and the moments at which more can arrive do not depend on
+the clock.
+Leaves out: Ray, faults and who gets which request (ray_engine.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import AutoConfig
+
+from lmm_r1.config import Model
+from lmm_r1.data.images import ImageStore
+from lmm_r1.distributed.host import imported
+from lmm_r1.distributed.shipment import Shipment, unpack
+from lmm_r1.errors import EngineError
+from lmm_r1.models.adapters import make_adapter
+from lmm_r1.models.load import resolve_folder
+from lmm_r1.rollout.embedded.engine import EmbeddedEngine
+from lmm_r1.rollout.weights import SyncedEngine
+from lmm_r1.types import Float32, Image, Int32, Reply, Request
+
+#: `advance` returns when one in so many open requests has ended.
+_SHARE = 8
+
+#: factory(images, **arguments) -> an engine without weights, which takes its pictures from `images`
+Factory = Callable[..., SyncedEngine]
+
+
+def embedded(images: ImageStore, *, folder: str, model: Mapping[str, Any], **options: Any) -> EmbeddedEngine:
+    """The embedded engine of a model folder. model: fields of config.Model; options: as EmbeddedEngine takes them."""
+    config = AutoConfig.from_pretrained(resolve_folder(folder), local_files_only=True)
+    return EmbeddedEngine(config, make_adapter(folder, images, Model(**model)), **options)
+
+
+class Seat:
+    """One engine, driven by commands."""
+
+    def __init__(self, factory: str, arguments: Mapping[str, Any]) -> None:
+        """factory: "module:name" of a Factory."""
+        self._images = ImageStore()
+        self._engine: SyncedEngine = imported(factory)(self._images, **arguments)
+        self._open: set[int] = set()
+        self._awake = ExitStack()
+
+    def dtype(self) -> str:
+        """The engine's dtype by name."""
+        return str(self._engine.dtype).removeprefix("torch.")
+
+    def keep(self, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Take in pictures by name. EngineError when one is not what its name says."""
+        for sha, pixels in pictures.items():
+            if self._images.put(pixels).sha != sha:
+                raise EngineError(f"picture {sha} arrived as another one")
+
+    def forget(self, keep: Iterable[str]) -> None:
+        """Drop all pictures but these."""
+        self._images.forget(keep)
+
+    def advance(
+        self, pictures: Mapping[str, NDArray[np.uint8]], cancelled: Sequence[int], requests: Sequence[Request]
+    ) -> list[Reply]:
+        """Cancel, submit, and run until a share of the open requests has ended; their replies."""
+        self.keep(pictures)
+        self._engine.cancel(cancelled)
+        self._open.difference_update(cancelled)
+        self._engine.submit(requests)
+        self._open.update(request.id for request in requests)
+        if not self._open:
+            return []
+        wanted = max(1, len(self._open) // _SHARE)
+        replies: list[Reply] = []
+        for reply in self._engine.finished():
+            self._open.discard(reply.id)
+            replies.append(reply)
+            if len(replies) >= wanted:
+                return replies
+        raise EngineError(f"the engine has nothing left to do, but never answered {len(self._open)} requests")
+
+    def load(self, shipment: Shipment, version: int) -> str:
+        """Take over weights; the digest of what arrived."""
+        return self._engine.load_weights(unpack(shipment), version)
+
+    def set_version(self, version: int) -> None:
+        """Name the weights."""
+        self._engine.version = version
+
+    def unload(self) -> None:
+        """Refuse to sample until weights arrive again."""
+        self._engine.unload()
+
+    def score(
+        self, pictures: Mapping[str, NDArray[np.uint8]], token_ids: Int32, images: Sequence[Image], temperature: float
+    ) -> Float32:
+        """Log-probs of a stream."""
+        self.keep(pictures)
+        return self._engine.score(token_ids, images, temperature)
+
+    def wake(self, parts: Sequence[str]) -> None:
+        """Hold memory for sampling."""
+        self._awake.enter_context(self._engine.awake(parts))
+
+    def rest(self) -> None:
+        """Give it back."""
+        self._awake.close()
