@@ -7,7 +7,7 @@ assembles what the loop needs. Left out: the order in which stages run (chain.py
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,11 +40,11 @@ from lmm_r1.rewards.score import make_scorer
 from lmm_r1.rollout.embedded.engine import EmbeddedEngine
 from lmm_r1.rollout.play import Sampling, seed_of
 from lmm_r1.rollout.supervise import careless
-from lmm_r1.rollout.weights import LocalLink, Probe, SyncedEngine
+from lmm_r1.rollout.weights import LocalLink, Probe, ScoringTrainer, SyncedEngine
 from lmm_r1.runs.folder import RunFolder, StageFolder
 from lmm_r1.runs.live import LiveView
 from lmm_r1.runs.tracker import JsonlTracker, TensorBoardTracker, Trackers
-from lmm_r1.seams import ModelAdapter, Player, Scorer
+from lmm_r1.seams import Algorithm, ModelAdapter, Player, Scorer
 from lmm_r1.train import Signals, StageRun
 from lmm_r1.trainers.local import LocalTrainer
 from lmm_r1.trainers.schedule import minibatches
@@ -53,6 +53,7 @@ from lmm_r1.types import Message, Problem, Text
 if TYPE_CHECKING:  # Ray is an optional library
     from lmm_r1.distributed.cluster import Cluster
     from lmm_r1.distributed.ray_engine import RayEngine
+    from lmm_r1.distributed.ray_trainer import RayTrainer
 
 
 def base_folder(base: str) -> str:
@@ -109,18 +110,22 @@ class Workshop:
     dtype: str
     _cluster: Cluster | None = None
     _engines: RayEngine | None = None
+    _ranks: RayTrainer | None = None
 
     def adapter(self, folder: str) -> ModelAdapter:
         """The adapter of a model folder, over the run's pictures."""
         return make_adapter(folder, self.images, self.recipe.model)
 
     def model(self, folder: str, lora: Lora | None = None, seed: int = 0) -> Any:
-        """The model of a folder, on the run's device; with fresh adapters, drawn from `seed`, where asked."""
+        """The model of a folder, on the run's device; with fresh adapters, drawn from `seed`, where asked.
+
+        With a cluster, devices belong to its workers: the model is then on the CPU, as what is exported in the end.
+        """
         knobs = self.recipe.model
         model = load_model(
             folder,
             dtype=self.dtype,
-            device=self.device,
+            device="cpu" if self.recipe.cluster.address else self.device,
             trust_remote_code=knobs.trust_remote_code,
             gradient_checkpointing=knobs.gradient_checkpointing,
             four_bit=lora is not None and lora.four_bit,
@@ -159,13 +164,54 @@ class Workshop:
         self._engines = RayEngine(self.cluster(), self.images, "lmm_r1.distributed.seat:embedded", arguments)
         return self._engines
 
+    def trainer(
+        self, name: str, folder: str, model: Any, adapter: ModelAdapter, algorithm: Algorithm
+    ) -> ScoringTrainer:
+        """The trainer of a stage that starts from a folder, whose model it takes: here, or the ranks of the cluster.
+
+        With a cluster, the ranks made before these end.
+        """
+        stage = self.recipe.stage[name]
+        critic_seed = seed_of(self.recipe.seed, name, "critic") % 2**31
+        if not self.recipe.cluster.address:
+            return LocalTrainer(
+                model,
+                self.model(folder) if "ref" in algorithm.needs and stage.lora is None else None,
+                adapter,
+                stage.update,
+                total_updates=stage.steps * stage.update.minibatches,
+                temperature=stage.rollout.temperature,
+                device=self.device,
+                critic=self.critic(folder, model, stage, critic_seed) if "values" in algorithm.needs else None,
+                critic_config=stage.critic,
+            )
+        from lmm_r1.distributed.ray_trainer import RayTrainer
+
+        if self._ranks is not None:
+            self._ranks.close()
+        arguments = {
+            "start": folder, "model": self.recipe.model.model_dump(), "stage": stage.model_dump(by_alias=True),
+            "exact": exact_sampler(self.recipe, stage), "critic_seed": critic_seed, "device": self.device,
+            "offload": self.recipe.cluster.offload,
+        }  # fmt: skip
+        self._ranks = RayTrainer(self.cluster(), self.images, arguments)
+        return self._ranks
+
+    def forget(self, keep: Collection[str]) -> None:
+        """Drop all pictures but these, here and in the cluster's trainer."""
+        self.images.forget(keep)
+        if self._ranks is not None:
+            self._ranks.forget(keep)
+
     def cluster(self) -> Cluster:
         """The cluster of the recipe, started or joined when it is first asked for."""
         from lmm_r1.distributed.cluster import Cluster
 
         if self._cluster is None:
             knobs = self.recipe.cluster
-            threads = max(1, torch.get_num_threads() // knobs.engines)  # the trainer rests while they sample
+            # Engines and ranks work in turn, unless one is ahead of the other.
+            busy = knobs.engines + knobs.ranks if knobs.ahead else max(knobs.engines, knobs.ranks)
+            threads = max(1, torch.get_num_threads() // busy)
             stacks = self.run.path / "workers"
             self._cluster = Cluster(knobs, stacks, threads, self.device == "cuda", self.live.note)
         return self._cluster
@@ -174,7 +220,7 @@ class Workshop:
         """End the cluster, where there is one."""
         if self._cluster is not None:
             self._cluster.close()
-        self._cluster = self._engines = None
+        self._cluster = self._engines = self._ranks = None
 
     def loaded(self, folder: str) -> tuple[SyncedEngine, ModelAdapter, str]:
         """(engine with the folder's weights, adapter, digest of the weights), for sampling only."""
@@ -209,23 +255,10 @@ def stage_run(
 ) -> StageRun:
     """Assemble everything that the loop needs."""
     recipe, system = shop.recipe, system_prompt(shop.recipe, stage.prompt)
-    exact = recipe.model.dtype == "float32" and not (stage.lora is not None and stage.lora.four_bit)
-    exact = exact and not recipe.cluster.ahead
-    algorithm = make_algorithm(stage.algorithm, stage.update.minibatches, stage.rollout.max_new_tokens, exact)
-    critic = None
-    if "values" in algorithm.needs:
-        critic = shop.critic(start, model, stage, seed_of(recipe.seed, name, "critic") % 2**31)
-    trainer = LocalTrainer(
-        model,
-        shop.model(start) if "ref" in algorithm.needs and stage.lora is None else None,
-        adapter,
-        stage.update,
-        total_updates=stage.steps * stage.update.minibatches,
-        temperature=stage.rollout.temperature,
-        device=shop.device,
-        critic=critic,
-        critic_config=stage.critic,
+    algorithm = make_algorithm(
+        stage.algorithm, stage.update.minibatches, stage.rollout.max_new_tokens, exact_sampler(recipe, stage)
     )
+    trainer = shop.trainer(name, start, model, adapter, algorithm)
     stream = make_stream(shop, name, stage, system)
     stream.keep_rows(folder.data)
     proofs = probes(adapter, shop.images)
@@ -258,8 +291,14 @@ def stage_run(
             }
         ),
         # Drawn and resized pictures are made anew when they come again; those of a data set are files and stay.
-        forget_images=lambda needed: shop.images.forget(kept | set(needed)),
+        forget_images=lambda needed: shop.forget(kept | set(needed)),
     )
+
+
+def exact_sampler(recipe: Recipe, stage: Stage) -> bool:
+    """Whether the engine samples from just what the trainer computes; else importance weights correct for it."""
+    four_bit = stage.lora is not None and stage.lora.four_bit
+    return recipe.model.dtype == "float32" and not four_bit and not recipe.cluster.ahead
 
 
 def imitated(problem: Problem, slips: float) -> Player:

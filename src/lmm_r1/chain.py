@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,12 +25,12 @@ from lmm_r1.errors import CheckpointError, Fault, RecipeError
 from lmm_r1.evaluation.evaluate import SetResult, evaluate_player, result_from
 from lmm_r1.evaluation.results import results_of
 from lmm_r1.evaluation.suites import suite
-from lmm_r1.models.load import DTYPES, export_model, resolve_folder
+from lmm_r1.models.load import DTYPES, export_model, fill, resolve_folder
 from lmm_r1.recipes import dump_recipe, system_prompt
 from lmm_r1.reports.page import write_report
 from lmm_r1.rewards.score import make_scorer
 from lmm_r1.rollout.play import seed_of
-from lmm_r1.rollout.weights import TOLERANCES, SyncedEngine
+from lmm_r1.rollout.weights import TOLERANCES, ScoringTrainer, SyncedEngine
 from lmm_r1.runs.folder import RunFolder, StageFolder
 from lmm_r1.runs.jsonl import fsync_folder, write_json
 from lmm_r1.runs.live import LiveView
@@ -169,24 +169,28 @@ def run_stage(shop: Workshop, name: str, results: dict[str, dict[str, SetResult]
             run = stage_run(shop, name, stage, folder, model, adapter, engine, scorer, start)
             train_stage(run)
         run.tracker.close()
+        trainer = cast(ScoringTrainer, run.trainer)  # as Workshop.trainer makes them
         # Proved before it gets its name: a model/ that is there is taken for finished by every later call.
         unproved = folder.path / ".model_unproved"
+        if not isinstance(trainer, LocalTrainer):  # whose model this is
+            fill(model, trainer.weights())
         export_model(model, resolve_folder(start), unproved)
-        assert isinstance(run.trainer, LocalTrainer)
-        check_hand_off(shop, stage, run.trainer, unproved, adapter)
+        check_hand_off(shop, stage, trainer, unproved, adapter)
         unproved.rename(folder.model)
         fsync_folder(folder.path)
     if recipe.evaluate.sets:
         results[name] = evaluate_arm(shop, name, recipe.evaluate.prompt, engine, adapter)
 
 
-def check_hand_off(shop: Workshop, stage: Stage, trainer: LocalTrainer, exported: Path, adapter: ModelAdapter) -> None:
+def check_hand_off(
+    shop: Workshop, stage: Stage, trainer: ScoringTrainer, exported: Path, adapter: ModelAdapter
+) -> None:
     """Reload an exported model and compare its log-probs with the trainer's on the probes, at the stage's temperature."""
     reloaded = shop.model(str(exported))
     for probe in probes(adapter, shop.images):
         ours = trainer.score(probe.token_ids, probe.images)
         theirs = score_stream(
-            reloaded, adapter, probe.token_ids, probe.images, stage.rollout.temperature, shop.device
+            reloaded, adapter, probe.token_ids, probe.images, stage.rollout.temperature, reloaded.device
         )  # fmt: skip
         gap = float(np.abs(ours - theirs).max())
         # Merged adapters are rounded anew: the export is then held to what the engine is held to.

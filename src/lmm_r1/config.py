@@ -288,6 +288,7 @@ class Cluster(Knobs):
     ahead: int = Field(
         0, ge=0, le=1, description="steps that sampling may be ahead of learning; importance weights correct for it"
     )
+    offload: bool = Field(False, description="keep the ranks' shards in host memory between uses (FSDP2's CPU offload)")
     lost_s: float = Field(60.0, gt=0, description="seconds without a sign of life after which a worker counts as lost")
     restarts: int = Field(3, ge=0, description="how many times lost workers may be started anew in a run")
 
@@ -403,6 +404,8 @@ class Recipe(Knobs):
                 raise ValueError(
                     f"stage.{name} samples {stage.episodes} replies, but {' + '.join(stage.rollouts_of)} sample {wanted}"
                 )
+            if stage.lora is not None and self.cluster.address:
+                raise ValueError(f"stage.{name}.lora: adapters are not sharded; train them without cluster.address")
             if stage.rollout.max_prompt_tokens + stage.rollout.max_new_tokens > self.engine.max_context:
                 raise ValueError(
                     f"stage.{name}.rollout: max_prompt_tokens + max_new_tokens exceed engine.max_context = {self.engine.max_context}"

@@ -148,7 +148,8 @@ def train_step(
         collected = gathering.take(step)
     groups = collected.groups
     metrics: dict[str, float] = dict(collected.counts)
-    learned, credits = None, []
+    learned: dict[str, float] | None = None
+    credits: list[Credit] = []
     if groups:  # dynamic sampling may find nothing to learn from
         guarded = gathering.fresh  # by the guards that compare policy, sampler and start model
         learned, credits = learn(run, groups, step, timer, first=guarded, start=guarded and session_start == 0)

@@ -29,12 +29,15 @@ from lmm_r1.trainers.schedule import shares_of
 from lmm_r1.trainers.tally import metrics_of
 from lmm_r1.types import Anchors, Float32, Image, Int32, Rollout, Sample
 
+#: Seconds that a rank waits for another in a collective; a lost one is noticed long before.
+COLLECTIVE_LIMIT_S = 1800.0
+
 
 class RayTrainer:
     """Implements seams.Trainer, and what a weight link needs, over the ranks of a cluster."""
 
     def __init__(self, cluster: Cluster, images: ImageStore, arguments: Mapping[str, Any]) -> None:
-        """images: where rollouts' pictures are. arguments: of Rank, without index, world and meeting.
+        """images: where rollouts' pictures are. arguments: of Rank, without index, world, meeting and limit_s.
 
         EngineError when a rank does not come up; what a rank says against its arguments is raised as it is.
         """
@@ -46,7 +49,7 @@ class RayTrainer:
         self._rendezvous: Path | None = None
         meeting = self._meeting()
         factory = f"{Rank.__module__}:{Rank.__qualname__}"
-        told = {**arguments, "world": world, "meeting": meeting}
+        told = {**arguments, "world": world, "meeting": meeting, "limit_s": COLLECTIVE_LIMIT_S}
         self._results([cluster.make(worker, factory, {**told, "index": i}) for i, worker in enumerate(self.workers)])
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,19 @@ def export_model(model: Qwen2_5_VLForConditionalGeneration, source_folder: str |
     except (OSError, SafetensorError) as error:
         raise CheckpointError(Fault(f"the model cannot be written: {_first_line(error)}", file=str(out))) from error
     return out
+
+
+def fill(model: nn.Module, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Copy weights by name into a model. CheckpointError unless they are all of its own, each once."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in weights:
+            own = parameters.pop(name, None)
+            if own is None or own.shape != tensor.shape:
+                raise CheckpointError(f"the weight {name} has no place in this model")
+            own.copy_(tensor)
+    if parameters:
+        raise CheckpointError(f"the weights {', '.join(sorted(parameters)[:3])} are missing")
 
 
 def _four_bit(dtype: torch.dtype, device: str | torch.device) -> dict[str, Any]:

@@ -10,7 +10,7 @@ Source: design of this project; the check of log-probs follows the sampler-train
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -108,8 +108,15 @@ class LocalLink:
 
         EngineError when either differs: the engine then keeps its old version and refuses to sample.
         """
-        sent = digest(self._trainer.weights())
-        received = self._engine.load_weights(self._trainer.weights(), self._engine.version)
+        lines: list[tuple[str, str]] = []
+
+        def sending() -> Iterator[tuple[str, torch.Tensor]]:
+            for name, tensor in self._trainer.weights():  # once: gathering shards costs
+                lines.append(weight_line(name, tensor))
+                yield name, tensor
+
+        received = self._engine.load_weights(sending(), self._engine.version)
+        sent = digest_of_lines(lines)
         fault = "" if received == sent else f"sent {sent[:12]}, the engine holds {received[:12]}"
         fault = fault or self._probe_fault()
         if fault:
