@@ -292,6 +292,12 @@ class Cluster(Knobs):
     lost_s: float = Field(60.0, gt=0, description="seconds without a sign of life after which a worker counts as lost")
     restarts: int = Field(3, ge=0, description="how many times lost workers may be started anew in a run")
 
+    @model_validator(mode="after")
+    def _elsewhere(self) -> Cluster:
+        if self.ahead and not self.address:
+            raise ValueError("ahead = 1 needs processes of its own for sampling: set cluster.address")
+        return self
+
 
 class Guards(Knobs):
     """Numbers that stop a run."""

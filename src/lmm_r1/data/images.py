@@ -26,6 +26,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -212,7 +213,7 @@ class ImageStore:
     """Pictures by sha. Drawn ones are kept as PNG bytes, files by their path; few are kept decoded.
 
     cache: decoded pictures kept at most. spill: folder where pictures that came as bytes are kept, as <sha>.png;
-    without one they stay in memory. One thread at a time may use a store; `put_files` runs threads of its own.
+    without one they stay in memory. Threads may share a store; `put_files` runs some of its own.
     """
 
     def __init__(self, cache: int = 64, spill: Path | None = None) -> None:
@@ -222,6 +223,7 @@ class ImageStore:
         self._known: dict[str, _Read] = {}  # file -> what was read in it
         self._decoded: OrderedDict[str, Pixels] = OrderedDict()
         self._cache, self._spill = cache, spill
+        self._lock = RLock()  # of what is decoded and what is drawn: sampling ahead and learning use it at once
 
     def __contains__(self, sha: object) -> bool:
         return isinstance(sha, str) and (sha in self._png or self._path(sha) is not None)
@@ -238,9 +240,10 @@ class ImageStore:
         if wrong:
             raise DataError(wrong)
         sha = sha_of(pixels)
-        if sha not in self:
-            self._png[sha] = _png(pixels)
-            self._remember(sha, np.array(pixels))
+        with self._lock:
+            if sha not in self:
+                self._png[sha] = _png(pixels)
+                self._remember(sha, np.array(pixels))
         return Image(sha, width, height)
 
     def put_bytes(self, data: bytes, name: str = "") -> Image:
@@ -333,12 +336,14 @@ class ImageStore:
 
     def get(self, sha: str) -> Pixels:
         """The picture uint8[H, W, 3], read-only; raises DataError when it is unknown or its file has changed."""
-        known = self._decoded.get(sha)
-        if known is not None:
-            self._decoded.move_to_end(sha)
-            return known
-        if sha in self._png:
-            with Pil.open(io.BytesIO(self._png[sha]), formats=("PNG",)) as picture:
+        with self._lock:
+            known = self._decoded.get(sha)
+            if known is not None:
+                self._decoded.move_to_end(sha)
+                return known
+            drawn = self._png.get(sha)
+        if drawn is not None:
+            with Pil.open(io.BytesIO(drawn), formats=("PNG",)) as picture:
                 return self._remember(sha, np.array(picture.convert("RGB"), dtype=np.uint8))
         path = self._path(sha)
         if path is None:
@@ -358,17 +363,19 @@ class ImageStore:
     def forget(self, keep: Iterable[str]) -> None:
         """Drop the drawn pictures that are not in `keep`; files and pictures that came as bytes stay."""
         kept = self._given.union(keep)
-        for sha in [s for s in self._png if s not in kept]:
-            del self._png[sha]
-            if self._path(sha) is None:
-                self._decoded.pop(sha, None)
+        with self._lock:
+            for sha in [s for s in self._png if s not in kept]:
+                del self._png[sha]
+                if self._path(sha) is None:
+                    self._decoded.pop(sha, None)
 
     def _remember(self, sha: str, pixels: Pixels) -> Pixels:
         pixels.setflags(write=False)
-        self._decoded[sha] = pixels
-        self._decoded.move_to_end(sha)
-        while len(self._decoded) > self._cache:
-            self._decoded.popitem(last=False)
+        with self._lock:
+            self._decoded[sha] = pixels
+            self._decoded.move_to_end(sha)
+            while len(self._decoded) > self._cache:
+                self._decoded.popitem(last=False)
         return pixels
 
 
