@@ -13,7 +13,20 @@ LAYERS = {
     3: {"rollout", "trainers"},
     4: {"evaluation", "distributed"},
     5: {"train"},
-    6: {"build", "chain", "ask", "difficulty", "build_base", "recipes", "check", "study", "playing", "terminal", "cli"},
+    6: {
+        "build",
+        "chain",
+        "ask",
+        "difficulty",
+        "build_base",
+        "recipes",
+        "check",
+        "study",
+        "playing",
+        "terminal",
+        "verbs",
+        "cli",
+    },
 }
 LAYER = {part: layer for layer, parts in LAYERS.items() for part in parts}
 #: Beside the layers: reads a run folder, and is called by the top alone.
