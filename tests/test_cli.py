@@ -72,6 +72,16 @@ def test_train_passes_recipe_overrides_and_folder(
     assert str(tmp_path / "run" / "report.html") in shown
 
 
+def test_an_overlay_reaches_the_run(calls: list[Any], tmp_path: Path) -> None:
+    """Catches a --with that is read and then lost, so that a run would start on the settings of another machine."""
+    overlay = tmp_path / "small.toml"
+    overlay.write_text("[engine]\nslots = 3\n", encoding="utf-8")
+    arguments = ["train", str(RECIPES / "quickstart.toml"), "--with", str(overlay), "--out", str(tmp_path / "run")]
+    assert cli.run(arguments) == 0
+    assert calls[1][1][0].engine.slots == 3
+    assert cli.run(["check", str(RECIPES / "quickstart.toml"), "--with", str(tmp_path / "absent.toml")]) == 2
+
+
 def test_quickstart_runs_its_recipe(calls: list[Any], tmp_path: Path) -> None:
     """Catches a quickstart that only works in one working directory."""
     assert cli.run(["quickstart", "--out", str(tmp_path)]) == 0

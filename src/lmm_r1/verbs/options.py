@@ -13,6 +13,10 @@ from lmm_r1.recipes import PROMPTS
 from lmm_r1.verbs import loading
 
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field of the recipe.")]
+Overlays = Annotated[
+    list[Path] | None,
+    typer.Option("--with", metavar="FILE", help="Lay a part of a recipe over it: another machine's settings, say."),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write into.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON to this file.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Fixes every random number.")]

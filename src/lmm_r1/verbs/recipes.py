@@ -16,7 +16,7 @@ from lmm_r1.errors import Fault, RecipeError
 from lmm_r1.terminal import one_line, write_json
 from lmm_r1.types import Problem
 from lmm_r1.verbs import loading
-from lmm_r1.verbs.options import Json, Overrides
+from lmm_r1.verbs.options import Json, Overlays, Overrides
 
 
 def check(
@@ -25,12 +25,15 @@ def check(
         str, typer.Option("--env", metavar="NAME", help="Check a game instead: a name or module:attribute.")
     ] = "",
     overrides: Overrides = None,
+    overlays: Overlays = None,
     json_out: Json = None,
 ) -> None:
     """Check a recipe, its data and its model folder without training anything; or whether a game keeps to its contract."""
     if (recipe is None) != bool(env):
         raise RecipeError("check takes a recipe, or --env NAME")
-    report = check_recipe(recipe, overrides or [], count_tokens) if recipe is not None else check_game(env)
+    report = (
+        check_recipe(recipe, overrides or [], count_tokens, overlays or []) if recipe is not None else check_game(env)
+    )
     write_json(json_out, report)
     for kind, lines in (("error", report["errors"]), ("pending", report["pending"])):
         for line in lines:

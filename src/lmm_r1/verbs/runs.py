@@ -13,7 +13,7 @@ from lmm_r1.runs.folder import RunFolder
 from lmm_r1.runs.sanitise import sanitise
 from lmm_r1.terminal import show_results, write_json
 from lmm_r1.verbs import loading
-from lmm_r1.verbs.options import Json, Out, Overrides, RecipeFile, RecipeSeed, Threads, use_threads
+from lmm_r1.verbs.options import Json, Out, Overlays, Overrides, RecipeFile, RecipeSeed, Threads, use_threads
 
 
 def quickstart(
@@ -24,13 +24,14 @@ def quickstart(
     json_out: Json = None,
 ) -> None:
     """The main job at micro size: base -> FRE-Text -> MGT-Geo next to the control arms."""
-    train(recipes_folder() / "quickstart.toml", None, overrides, out, seed, threads, json_out)
+    train(recipes_folder() / "quickstart.toml", None, overrides, None, out, seed, threads, json_out)
 
 
 def train(
     recipe: RecipeFile,
     stage: Annotated[str | None, typer.Option("--stage", help="Only this stage and those it starts from.")] = None,
     overrides: Overrides = None,
+    overlays: Overlays = None,
     out: Out = None,
     seed: RecipeSeed = None,
     threads: Threads = None,
@@ -39,7 +40,7 @@ def train(
     """Run a recipe, or what is left of it: an existing run folder resumes by itself."""
     use_threads(threads)
     changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
-    loaded = load_recipe(recipe, changes)
+    loaded = load_recipe(recipe, changes, overlays or [])
     folder = out or Path("runs") / loaded.name
     typer.echo(f"{loaded.name}: {loaded.description or recipe} (into {folder})")
     try:
