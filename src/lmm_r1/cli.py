@@ -28,6 +28,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "sample": models.sample,
     "play": models.play,
     "check": recipes.check,
+    "plan": recipes.plan,
     "report": runs.report,
     "prepare": data.prepare,
     "verify": verifiers.verify,
