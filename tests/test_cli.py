@@ -14,6 +14,7 @@ import pytest
 
 from lmm_r1 import cli
 from lmm_r1.errors import CheckpointError, DataError, Fault, FolderInUseError, Interrupted, NumericError
+from lmm_r1.verbs import loading
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 SUMMARY = {"n": 4, "accuracy": 0.5, "low": 0.1, "high": 0.9}
@@ -40,7 +41,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], d
         return call
 
     work = types.SimpleNamespace(**{name: fake(name) for name in answers})
-    monkeypatch.setattr(cli, "work", lambda part: work)
+    monkeypatch.setattr(loading, "work", lambda part: work)
     monkeypatch.setenv("LMM_R1_THREADS", "2")
     return seen
 
@@ -69,6 +70,16 @@ def test_train_passes_recipe_overrides_and_folder(
     shown = capsys.readouterr().out
     assert "text: undecided" in shown
     assert str(tmp_path / "run" / "report.html") in shown
+
+
+def test_an_overlay_reaches_the_run(calls: list[Any], tmp_path: Path) -> None:
+    """Catches a --with that is read and then lost, so that a run would start on the settings of another machine."""
+    overlay = tmp_path / "small.toml"
+    overlay.write_text("[engine]\nslots = 3\n", encoding="utf-8")
+    arguments = ["train", str(RECIPES / "quickstart.toml"), "--with", str(overlay), "--out", str(tmp_path / "run")]
+    assert cli.run(arguments) == 0
+    assert calls[1][1][0].engine.slots == 3
+    assert cli.run(["check", str(RECIPES / "quickstart.toml"), "--with", str(tmp_path / "absent.toml")]) == 2
 
 
 def test_quickstart_runs_its_recipe(calls: list[Any], tmp_path: Path) -> None:
@@ -123,7 +134,9 @@ def test_faults_are_one_line_and_an_exit_code(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "work", lambda part: types.SimpleNamespace(run_recipe=fail, set_threads=lambda n: None))
+    monkeypatch.setattr(
+        loading, "work", lambda part: types.SimpleNamespace(run_recipe=fail, set_threads=lambda n: None)
+    )
     assert cli.run(["train", str(RECIPES / "quickstart.toml")]) == code
     shown = capsys.readouterr().err
     assert "Traceback" not in shown

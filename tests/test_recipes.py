@@ -8,12 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmm_r1.config import Recipe, Stage
+from lmm_r1.check import check
+from lmm_r1.config import Critic, Recipe, Stage
 from lmm_r1.errors import Fault, RecipeError
 from lmm_r1.recipes import PROMPTS, dump_recipe, load_recipe, system_prompt
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 QUICKSTART = RECIPES / "quickstart.toml"
+PUBLISHED = sorted((RECIPES / "lmm_r1_3b").glob("*.toml"))
+HARDWARE = sorted((RECIPES / "lmm_r1_3b" / "hardware").glob("*.toml"))
 SMALL = """
 name = "small"
 [stage.first]
@@ -41,7 +44,7 @@ def write(folder: Path, text: str) -> Path:
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in sorted(RECIPES.rglob("*.toml")) if not p.name.startswith("study_")],
+    [p for p in sorted(RECIPES.rglob("*.toml")) if not p.name.startswith("study_") and p not in HARDWARE],
     ids=lambda p: str(p.relative_to(RECIPES)),
 )
 def test_shipped_recipes_load_and_survive_a_round_trip(path: Path, tmp_path: Path) -> None:
@@ -65,12 +68,107 @@ def test_quickstart_is_the_graph_of_the_paper() -> None:
     assert recipe.evaluate.items >= 500
 
 
-def test_3b_recipe_has_the_published_numbers() -> None:
+#: Table A7 of the paper, and for the arms that it leaves out what their recipes say they take: (file, stage) -> prompts,
+#: samples, replies of an optimiser step, steps, KL, learning rate, the critic's (None = no critic), the start.
+TABLE_A7 = {
+    ("fre_text", "fre_text"): (128, 16, 128, 40_300 // 128, 1e-3, 1e-6, 9e-6, "base"),
+    ("fre_multi", "fre_multi"): (256, 16, 256, 2 * (65_118 // 256), 1e-3, 1e-6, 9e-6, "base"),
+    ("mgt_geo", "mgt_geo"): (256, 16, 256, 2 * (16_810 // 256), 1e-3, 4e-7, 9e-6, "fre_text"),
+    ("mgt_percereason", "mgt_percereason"): (256, 16, 256, 2 * (65_118 // 256), 1e-3, 4e-7, None, "fre_text"),
+    ("mgt_sokoban", "mgt_sokoban"): (128, 16, 128, 4 * 11_500 // 128, 0.0, 1e-6, 5e-6, "fre_text"),
+    ("direct_geo", "direct_geo"): (256, 16, 256, 2 * (16_810 // 256), 1e-3, 4e-7, 9e-6, "base"),
+    ("direct_sokoban", "direct_sokoban"): (128, 16, 128, 4 * 11_500 // 128, 0.0, 1e-6, 5e-6, "base"),
+    ("two_stage", "mgt_geo"): (256, 16, 256, 2 * (16_810 // 256), 1e-3, 4e-7, 9e-6, "fre_text"),
+    ("two_stage", "direct_geo"): (256, 16, 256, 314 // 2 + 130, 1e-3, 4e-7, 9e-6, "base"),
+}
+
+
+@pytest.mark.parametrize(("file", "name"), TABLE_A7)
+def test_3b_recipes_have_the_published_numbers(file: str, name: str) -> None:
     """Catches a slip against Table A7 of the paper."""
-    stage = load_recipe(RECIPES / "lmm_r1_3b" / "fre_text.toml").stage["fre_text"]
-    assert (stage.rollout.prompts, stage.rollout.siblings, stage.rollout.max_new_tokens) == (128, 16, 8192)
-    assert (stage.rollout.temperature, stage.algorithm.kl_coef, stage.update.lr) == (1.0, 1e-3, 1e-6)
-    assert stage.rollout.prompts * stage.rollout.siblings // stage.update.minibatches == 128
+    recipe = load_recipe(RECIPES / "lmm_r1_3b" / f"{file}.toml")
+    stage = recipe.stage[name]
+    replies = stage.rollout.prompts * stage.rollout.siblings
+    critic = (stage.critic or Critic()).lr if stage.algorithm.name == "ppo" else None
+    assert (stage.rollout.temperature, stage.rollout.max_new_tokens, stage.update.warmup) == (1.0, 8192, 0.03)
+    assert (
+        stage.rollout.prompts, stage.rollout.siblings, replies // stage.update.minibatches, stage.steps,
+        stage.algorithm.kl_coef, stage.update.lr, critic, stage.start,
+    ) == TABLE_A7[file, name]  # fmt: skip
+    if stage.start == "fre_text":
+        assert recipe.stage["fre_text"] == load_recipe(RECIPES / "lmm_r1_3b" / "fre_text.toml").stage["fre_text"]
+
+
+def test_sft_text_has_the_published_numbers() -> None:
+    """Catches an arm of supervised learning with other data or another batch than the paper's."""
+    stage = load_recipe(RECIPES / "lmm_r1_3b" / "sft_text.toml").stage["sft_text"]
+    assert (stage.algorithm.name, stage.rollout.prompts, stage.update.minibatches) == ("sft", 256, 1)
+    assert (stage.steps, stage.update.lr, stage.update.warmup) == (2 * (40_300 // 256), 5e-6, 0.03)
+
+
+def test_the_two_stage_recipe_gives_its_control_arm_as_many_rollouts() -> None:
+    """Catches a control arm that is only cheaper, not worse."""
+    stages = load_recipe(RECIPES / "lmm_r1_3b" / "two_stage.toml").stage
+    assert stages["direct_geo"].episodes == stages["fre_text"].episodes + stages["mgt_geo"].episodes == 1_175_552
+    assert stages["direct_geo"].data == stages["mgt_geo"].data
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.stem)
+def test_3b_recipes_pass_their_check(path: Path) -> None:
+    """Catches a 3B recipe that needs weights or data to be checked, or does not say how to get them."""
+    report = check(path)
+    assert report["ok"], report["errors"]
+    assert "model.base" in {p["field"] for p in report["pending"]}
+    assert all(p["remedy"] for p in report["pending"])
+
+
+@pytest.mark.parametrize("hardware", HARDWARE, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.stem)
+def test_one_gpu_variants_change_the_machine_and_not_the_method(
+    path: Path, hardware: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a variant that a recipe does not take, that changes what is learned, or that a run folder does not keep."""
+    full, small = load_recipe(path), load_recipe(path, (), [hardware])
+    assert load_recipe(write(tmp_path, dump_recipe(small))) == small
+    four_bit = hardware.stem == "one_24gb"
+    for name, stage in small.stage.items():
+        assert stage.lora is not None and stage.lora.four_bit == four_bit
+        assert ("vision" in stage.update.freeze) == four_bit
+        kept = {"lora": None, "update": full.stage[name].update}
+        assert stage.model_copy(update=kept) == full.stage[name]
+        assert (stage.update.lr, stage.update.minibatches) == (
+            full.stage[name].update.lr,
+            full.stage[name].update.minibatches,
+        )
+    assert small.engine.max_context == full.engine.max_context and small.engine.slots < full.engine.slots
+    monkeypatch.setattr("lmm_r1.check.find_spec", lambda library: object())  # extras, which a plain test machine lacks
+    assert check(path, overlays=[hardware])["ok"]
+
+
+def test_overlays_merge_in_order_below_overrides(tmp_path: Path) -> None:
+    """Catches an overlay that drops what it does not name, a "*" that misses a stage, and a --set that loses."""
+    first, second = tmp_path / "first.toml", tmp_path / "second.toml"
+    first.write_text('[engine]\nslots = 4\n[stage."*".update]\nlr = 1e-4\nminibatches = 2\n', encoding="utf-8")
+    second.write_text("[stage.second.update]\nlr = 1e-5\nwarmup = 0.5\n", encoding="utf-8")
+    recipe = load_recipe(write(tmp_path, SMALL), ["stage.first.update.warmup=0.25"], [first, second])
+    updates = {name: stage.update for name, stage in recipe.stage.items()}
+    assert (recipe.engine.slots, recipe.engine.max_context) == (4, 1024)
+    assert [(u.lr, u.minibatches, u.warmup) for u in updates.values()] == [(1e-4, 2, 0.25), (1e-5, 2, 0.5)]
+    assert recipe.stage["second"].data[0].domain == "geometry"
+
+
+def test_a_fault_of_an_overlay_names_it_and_its_line(tmp_path: Path) -> None:
+    """Catches a fault that sends its reader to the recipe, where the key does not stand."""
+    overlay = tmp_path / "small_gpu.toml"
+    overlay.write_text('[engine]\nslotz = 4\n[stage."*".update]\nlr = "low"\n', encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, SMALL + "[stage.second.update]\nwarmup = 0.1\n"), (), [overlay])
+    found = {fault.field: fault for fault in caught.value.faults}
+    assert set(found) == {"engine.slotz", "stage.first.update.lr", "stage.second.update.lr"}
+    assert {fault.file for fault in found.values()} == {str(overlay)}
+    assert found["stage.second.update.lr"].row == 4
+    with pytest.raises(RecipeError, match="cannot read"):
+        load_recipe(write(tmp_path, SMALL), (), [tmp_path / "absent.toml"])
 
 
 def test_overrides_reach_tables_lists_and_bare_words(tmp_path: Path) -> None:

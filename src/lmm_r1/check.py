@@ -44,13 +44,18 @@ GAMES_TRIED = 4
 SHIPPED = Path(__file__).parent / "models" / "micro_base"
 
 
-def check(path: str | Path, overrides: Sequence[str] = (), count: CountTokens | None = None) -> dict[str, Any]:
+def check(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    count: CountTokens | None = None,
+    overlays: Sequence[str | Path] = (),
+) -> dict[str, Any]:
     """{"ok", "errors": [{file, row, field, message, remedy}], "pending": [the same], "exit_code"}; never raises for a fault.
 
     count: None leaves prompt lengths unchecked; it is called only when the model's folder is on this disk.
     """
     try:
-        recipe = load_recipe(path, overrides)
+        recipe = load_recipe(path, overrides, overlays)
     except RecipeError as error:
         return _report(list(error.faults), [], error.exit_code)
     wrong, pending = check_model(recipe.model)

@@ -1,4 +1,7 @@
-"""Recipe files: TOML plus `--set` overrides -> a checked `config.Recipe`, and back to TOML.
+"""Recipe files: TOML, overlays on it (`--with`) and `--set` overrides -> a checked `config.Recipe`, and back to TOML.
+
+An overlay is a part of a recipe, for what does not depend on the recipe (recipes/lmm_r1_3b/hardware): its tables are
+merged into the recipe's key by key, any other value replaces the one that was there, and `stage."*"` stands for every stage.
 
 Every fault of a recipe is found at once, each with its file, line, field and, for a misspelt key, the
 nearest known one. Leaves out what needs data, weights or a tokenizer: that is check.py.
@@ -14,6 +17,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, get_args
 
@@ -50,29 +54,27 @@ _HEADER = re.compile(r"^\s*\[(\[)?\s*([^\]]+?)\s*\]")
 _ASSIGNMENT = re.compile(r"^\s*([A-Za-z0-9_.\"'-]+)\s*=")
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read, override and check a recipe.
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), overlays: Sequence[str | Path] = ()) -> Recipe:
+    """Read, overlay, override and check a recipe.
 
-    overrides: `a.b=c` each; c is a TOML value or a bare word; numbers in the path index lists.
-    Raises RecipeError with every fault that was found.
+    overrides: `a.b=c` each; c is a TOML value or a bare word; numbers in the path index lists. They win over overlays, and
+    a later overlay over an earlier one. Raises RecipeError with every fault that was found.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        raise RecipeError(Fault(f"cannot read the recipe: {reason}", file=str(path))) from None
-    try:
-        raw = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        where = re.search(r"\(at line (\d+)", str(error))
-        row = int(where[1]) if where else None
-        raise RecipeError(Fault(f"not valid TOML: {error}", file=str(path), row=row)) from None
+    raw, text = _read(path)
     faults: list[Fault] = []
-    overridden: dict[str, str] = {}
+    changed: dict[
+        str, tuple[str, int | None]
+    ] = {}  # dotted path -> what put it there instead of the recipe, and its line
+    for overlay in map(Path, overlays):
+        extra, overlay_text = _read(overlay)
+        rows = {key.replace("'", ""): row for key, row in _rows(overlay_text).items()}
+        for field, written in _lay(raw, extra):
+            changed.pop(field, None)
+            changed[field] = (str(overlay), _row(rows, written))
     for override in overrides:
         try:
-            overridden[_override(raw, override)] = f"--set {override}"
+            changed[_override(raw, override)] = (f"--set {override}", None)
         except ValueError as error:
             faults.append(Fault(str(error), file=f"--set {override}"))
     rows = _rows(text)
@@ -80,16 +82,53 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for field, message, remedy in wrong:
         # A table that only an override made has no line in the file.
         source = next(
-            (o for k, o in overridden.items() if _under(field, k) or (_under(k, field) and field not in rows)), None
+            (
+                where
+                for key, where in reversed(changed.items())
+                if _under(field, key) or (_under(key, field) and field not in rows)
+            ),
+            (str(path), _row(rows, field)),
         )
-        faults.append(
-            Fault(
-                message, file=source or str(path), row=None if source else _row(rows, field), field=field, remedy=remedy
-            )
-        )
+        faults.append(Fault(message, file=source[0], row=source[1], field=field, remedy=remedy))
     if faults or recipe is None:
         raise RecipeError(*faults)
     return recipe
+
+
+def _read(path: Path) -> tuple[dict[str, Any], str]:
+    """(tables, text) of a TOML file. RecipeError when there is none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise RecipeError(Fault(f"cannot read the recipe: {reason}", file=str(path))) from None
+    try:
+        return tomllib.loads(text), text
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        where = re.search(r"\(at line (\d+)", str(error))
+        row = int(where[1]) if where else None
+        raise RecipeError(Fault(f"not valid TOML: {error}", file=str(path), row=row)) from None
+
+
+def _lay(raw: dict[str, Any], overlay: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Merge an overlay into the raw tables; yields (dotted path in the recipe, dotted path in the overlay) of each value."""
+    for name, table in overlay.items():
+        stages = raw.get("stage")
+        if name == "stage" and isinstance(table, dict) and isinstance(stages, dict):
+            for written, part in table.items():
+                for stage in list(stages) if written == "*" else [written]:
+                    merged = _merge(stages, stage, part, f"stage.{stage}")
+                    yield from ((field, f"stage.{written}" + field.removeprefix(f"stage.{stage}")) for field in merged)
+        else:
+            yield from ((field, field) for field in _merge(raw, name, table, name))
+
+
+def _merge(tables: dict[str, Any], key: str, value: Any, field: str) -> list[str]:
+    """Put a value where `key` is: into the table that is there, else in its place. Returns the paths that it changed."""
+    if not (isinstance(value, dict) and isinstance(tables.get(key), dict)):
+        tables[key] = deepcopy(value)
+        return [field]
+    return [path for k, v in value.items() for path in _merge(tables[key], k, v, f"{field}.{k}")]
 
 
 def recipes_folder() -> Path:

@@ -13,13 +13,40 @@ LAYERS = {
     3: {"rollout", "trainers"},
     4: {"evaluation", "distributed"},
     5: {"train"},
-    6: {"build", "chain", "ask", "difficulty", "build_base", "recipes", "check", "study", "playing", "terminal", "cli"},
+    6: {
+        "build",
+        "chain",
+        "ask",
+        "difficulty",
+        "build_base",
+        "recipes",
+        "check",
+        "study",
+        "playing",
+        "planning",
+        "terminal",
+        "verbs",
+        "cli",
+    },
 }
 LAYER = {part: layer for layer, parts in LAYERS.items() for part in parts}
 #: Beside the layers: reads a run folder, and is called by the top alone.
 REPORTS = {"runs", "types", "config", "errors"}
 #: Parts that run in processes of their own, or must start at once: torch takes seconds and half a gigabyte.
-NO_TORCH = ("types", "config", "errors", "seams", "drawing", "rewards", "envs", "reports", "data", "recipes", "check")
+NO_TORCH = (
+    "types",
+    "config",
+    "errors",
+    "seams",
+    "drawing",
+    "rewards",
+    "envs",
+    "reports",
+    "data",
+    "recipes",
+    "check",
+    "planning",
+)
 
 
 def may_import(importer: str, imported: str) -> bool:
