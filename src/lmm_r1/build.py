@@ -17,6 +17,7 @@ import torch
 
 from lmm_r1 import build_base as base_model
 from lmm_r1.algorithms.named import make_algorithm
+from lmm_r1.check import check_engine
 from lmm_r1.config import Data, Lora, Model, Recipe, Reward, Stage
 from lmm_r1.data.curriculum import graded
 from lmm_r1.data.images import ImageStore
@@ -31,7 +32,7 @@ from lmm_r1.evaluation.evaluate import SetResult, evaluate_set
 from lmm_r1.evaluation.suites import suite
 from lmm_r1.models.adapters import make_adapter
 from lmm_r1.models.critic import Critic
-from lmm_r1.models.load import load_model
+from lmm_r1.models.load import load_model, resolve_folder
 from lmm_r1.models.lora import add_adapters
 from lmm_r1.models.micro import MICRO_DIR
 from lmm_r1.recipes import data_path, system_prompt
@@ -50,10 +51,15 @@ from lmm_r1.trainers.local import LocalTrainer
 from lmm_r1.trainers.schedule import minibatches
 from lmm_r1.types import Message, Problem, Text
 
-if TYPE_CHECKING:  # Ray is an optional library
+if TYPE_CHECKING:  # Ray and vLLM are optional libraries
     from lmm_r1.distributed.cluster import Cluster
     from lmm_r1.distributed.ray_engine import RayEngine
     from lmm_r1.distributed.ray_trainer import RayTrainer
+    from lmm_r1.rollout.vllm_engine import VllmEngine
+
+
+#: engine.kind -> what makes that engine in a worker of a cluster (distributed/seat.py, Factory).
+ENGINES = {"embedded": "lmm_r1.distributed.seat:embedded", "vllm": "lmm_r1.rollout.vllm_engine:from_folder"}
 
 
 def base_folder(base: str) -> str:
@@ -111,6 +117,7 @@ class Workshop:
     _cluster: Cluster | None = None
     _engines: RayEngine | None = None
     _ranks: RayTrainer | None = None
+    _vllm: VllmEngine | None = None
 
     def adapter(self, folder: str) -> ModelAdapter:
         """The adapter of a model folder, over the run's pictures."""
@@ -144,7 +151,8 @@ class Workshop:
     def engine(self, config: Any, adapter: ModelAdapter, folder: str) -> SyncedEngine:
         """An engine without weights for the model of a folder: in this process, or one for each worker of the cluster.
 
-        With a cluster, the engine made before this one ends.
+        The engine made before this one ends: vLLM's would fill the device, and so do a cluster's. (In this process vLLM's serves on
+        when it fits the model: then both are one engine.)
         """
         knobs = self.recipe.engine
         options: dict[str, Any] = {
@@ -154,15 +162,37 @@ class Workshop:
             "dtype": self.dtype,
             "device": self.device,
         }
-        if not self.recipe.cluster.address:
-            return EmbeddedEngine(config, adapter, **options)
-        from lmm_r1.distributed.ray_engine import RayEngine
+        if knobs.kind == "vllm":
+            options["enforce_eager"] = bool(knobs.enforce_eager)
+            options |= {
+                k: v for k, v in {"gpu_memory_utilization": knobs.gpu_memory_utilization}.items() if v is not None
+            }
+        if self.recipe.cluster.address:
+            from lmm_r1.distributed.ray_engine import RayEngine
 
-        if self._engines is not None:
-            self._engines.close()
-        arguments = {"folder": folder, "model": self.recipe.model.model_dump(), **options}
-        self._engines = RayEngine(self.cluster(), self.images, "lmm_r1.distributed.seat:embedded", arguments)
-        return self._engines
+            if self._engines is not None:
+                self._engines.close()
+            arguments = {"folder": folder, "model": self.recipe.model.model_dump(), **options}
+            self._engines = RayEngine(self.cluster(), self.images, ENGINES[knobs.kind], arguments)
+            return self._engines
+        if knobs.kind == "vllm":
+            return self._vllm_here(config, adapter, folder, options)
+        return EmbeddedEngine(config, adapter, **options)
+
+    def _vllm_here(self, config: Any, adapter: ModelAdapter, folder: str, options: dict[str, Any]) -> VllmEngine:
+        """The one vLLM engine of this process. RecipeError where vLLM is not installed."""
+        missing = check_engine(self.recipe.engine)
+        if missing:
+            raise RecipeError(*missing)
+        from lmm_r1.rollout.vllm_engine import VllmEngine
+
+        if self._vllm is not None and self._vllm.fits(config, adapter):
+            self._vllm.unload()
+            return self._vllm
+        if self._vllm is not None:
+            self._vllm.close()
+        self._vllm = VllmEngine(resolve_folder(folder), config, adapter, self.images, self.recipe.model, **options)
+        return self._vllm
 
     def trainer(
         self, name: str, folder: str, model: Any, adapter: ModelAdapter, algorithm: Algorithm
@@ -217,10 +247,12 @@ class Workshop:
         return self._cluster
 
     def close(self) -> None:
-        """End the cluster, where there is one."""
+        """End the cluster and the vLLM engine, where there are any."""
         if self._cluster is not None:
             self._cluster.close()
-        self._cluster = self._engines = self._ranks = None
+        if self._vllm is not None:
+            self._vllm.close()
+        self._cluster = self._engines = self._ranks = self._vllm = None
 
     def loaded(self, folder: str) -> tuple[SyncedEngine, ModelAdapter, str]:
         """(engine with the folder's weights, adapter, digest of the weights), for sampling only."""
@@ -298,7 +330,8 @@ def stage_run(
 def exact_sampler(recipe: Recipe, stage: Stage) -> bool:
     """Whether the engine samples from just what the trainer computes; else importance weights correct for it."""
     four_bit = stage.lora is not None and stage.lora.four_bit
-    return recipe.model.dtype == "float32" and not four_bit and not recipe.cluster.ahead
+    embedded = recipe.engine.kind == "embedded"
+    return recipe.model.dtype == "float32" and embedded and not four_bit and not recipe.cluster.ahead
 
 
 def imitated(problem: Problem, slips: float) -> Player:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from lmm_r1.build import Workshop, base_folder, device_of, evaluate_with, probes, stage_run
-from lmm_r1.check import check_cluster, check_extras
+from lmm_r1.check import check_cluster, check_engine, check_extras
 from lmm_r1.config import PLAYERS, Evaluate, Recipe, Stage
 from lmm_r1.data.images import ImageStore
 from lmm_r1.errors import CheckpointError, Fault, RecipeError
@@ -54,7 +54,7 @@ def run_recipe(
     if stage is not None and stage not in recipe.stage:
         raise RecipeError(f"no stage '{stage}' (there are: {', '.join(recipe.stage)})")
     missing = [fault for name in _wanted(recipe, stage) for fault in check_extras(name, recipe.stage[name])]
-    missing += check_cluster(recipe)
+    missing += check_cluster(recipe) + check_engine(recipe.engine)
     if missing:  # before anything is sampled or loaded
         raise RecipeError(*missing)
     run = RunFolder(out_dir)

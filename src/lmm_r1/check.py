@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lmm_r1.config import Data, Model, Recipe, Reward, Stage
+from lmm_r1.config import Data, Engine, Model, Recipe, Reward, Stage
 from lmm_r1.data.curriculum import graded
 from lmm_r1.data.images import ImageStore
 from lmm_r1.data.raw.sources import read_problems, rows
@@ -63,7 +63,8 @@ def check(
     here = not wrong and not pending
     rows_wrong: list[Fault] = []
     verifiers_wrong: list[Fault] = []
-    verifiers_wrong += [replace(fault, file=str(path)) for fault in check_cluster(recipe)]
+    needed = check_cluster(recipe) + check_engine(recipe.engine)
+    verifiers_wrong += [replace(fault, file=str(path)) for fault in needed]
     for name, stage in recipe.stage.items():
         verifiers_wrong += [replace(fault, file=str(path)) for fault in check_extras(name, stage)]
         found, missing = check_verifier(name, stage.reward)
@@ -76,6 +77,15 @@ def check(
     exit_code = exit_code or (RecipeError.exit_code if verifiers_wrong else 0)
     exit_code = exit_code or (DataError.exit_code if rows_wrong else 0)
     return _report(wrong + verifiers_wrong + rows_wrong, pending, exit_code)
+
+
+def check_engine(engine: Engine) -> list[Fault]:
+    """Libraries that the engine needs and that are not installed."""
+    if engine.kind == "vllm" and find_spec("vllm") is None:
+        return [
+            Fault("needs the library vllm", field="engine.kind", remedy='pip install "lmm-r1[vllm]"; docs/scale.md')
+        ]
+    return []
 
 
 def check_extras(name: str, stage: Stage) -> list[Fault]:

@@ -38,10 +38,30 @@ class Model(Knobs):
 class Engine(Knobs):
     """The engine that samples replies."""
 
-    kind: Literal["embedded"] = Field("embedded", description="which RolloutEngine")
+    kind: Literal["embedded", "vllm"] = Field(
+        "embedded",
+        description='embedded = the package\'s own; vllm = vLLM in this process, see docs/scale.md (pip install "lmm-r1[vllm]")',
+    )
     slots: Positive = Field(128, description="replies decoded at once; finished slots are refilled")
     max_context: Positive = Field(1024, description="tokens of prompt and reply together")
-    prefill_tokens: Positive = Field(8192, description="prompt tokens of one prefill batch")
+    prefill_tokens: Positive = Field(8192, description="prompt tokens of one prefill batch; vllm: at least max_context")
+    gpu_memory_utilization: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="vllm: share of the device's memory for its weights and cache (of the machine's, for the cache alone, on a CPU); "
+        "None = 0.4: the trainer needs the rest",
+    )
+    enforce_eager: bool | None = Field(
+        None, description="vllm: no CUDA graphs: starts sooner, samples slower; None = false (a CPU never has them)"
+    )
+
+    @model_validator(mode="after")
+    def _vllm_fields(self) -> Engine:
+        for name in ("gpu_memory_utilization", "enforce_eager"):
+            if getattr(self, name) is not None and self.kind != "vllm":
+                raise ValueError(f'{name} is of kind "vllm" alone')
+        return self
 
 
 class Data(Knobs):
