@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from lmm_r1.config import Recipe, Stage, Update
+from lmm_r1.config import Model, Recipe, Stage, Update
+from lmm_r1.data.images import ImageStore
 from lmm_r1.models import logprobs
+from lmm_r1.models.adapters import make_adapter
 from lmm_r1.planning import memory, workload
 from lmm_r1.planning.assumptions import Setting
 from lmm_r1.planning.gpus import GIB, gpu_named
@@ -22,6 +25,7 @@ from lmm_r1.rollout.embedded import engine, slots
 from lmm_r1.rollout.embedded.text_weights import TextWeights
 from lmm_r1.trainers import collate
 from lmm_r1.trainers.optimiser import Optimiser
+from lmm_r1.types import Problem, Rollout
 
 B3 = recipes_folder() / "lmm_r1_3b"
 A100 = gpu_named("a100-80g")
@@ -110,24 +114,42 @@ def test_kept_numbers_of_a_layer_are_near_what_torch_keeps() -> None:
     assert 0.75 < planned / sum(kept.values()) < 1.5
 
 
-def test_rows_are_packed_as_the_trainer_packs_them() -> None:
-    """Catches seconds and masks that rest on other rows than collate makes: prompts once a row, rows up to a limit."""
-    shape = shape_of("micro")
-    base = load_recipe(recipes_folder() / "quickstart.toml")
-    for prompt, reply, siblings, micro_tokens, rows, row in (
-        (100, 50, 8, 2048, 1, 500), (100, 300, 8, 1000, 3, 900), (100, 2000, 4, 16384, 4, 2100), (100, 50, 8, 160, 8, 150),
-    ):  # fmt: skip
-        stage = stage_of(
-            rollout={"prompts": 3, "siblings": siblings, "max_new_tokens": 4000, "max_prompt_tokens": 500},
-            update={"micro_tokens": micro_tokens},
-        )
-        setting = replace(ONE, prompt_tokens=float(prompt), reply_tokens=float(reply))
-        load = load_of(base, stage, shape, setting)
-        assert load.rows == 3 * rows
-        assert load.row_tokens == pytest.approx(prompt + siblings / rows * reply) and load.row_tokens <= max(
-            row, prompt + reply
-        )
-        assert load.trained == pytest.approx(3 * (rows * prompt + siblings * reply))
+@pytest.mark.parametrize(
+    ("prompt", "reply", "siblings", "micro_tokens", "rows"),
+    [
+        (100, 50, 8, 2048, 1),
+        (100, 300, 8, 1000, 3),
+        (100, 300, 8, 4096, 1),
+        (30, 2000, 4, 8192, 2),
+        (100, 50, 8, 140, 8),
+    ],
+)
+def test_rows_are_packed_as_the_trainer_packs_them(
+    prompt: int, reply: int, siblings: int, micro_tokens: int, rows: int
+) -> None:
+    """Catches seconds that rest on other tokens than collate makes: prompts once a row, rows up to a limit."""
+    adapter = make_adapter(SHIPPED, ImageStore(), Model())
+    media = collate.Media(Qwen2_5_VLConfig.from_pretrained(SHIPPED).image_token_id, 4)
+    flags = np.array([False] * prompt + [True] * reply)
+    made = []
+    for group in range(3):
+        head = [10 + group] * prompt
+        owner = Problem(id=str(group), messages=(), answer="")
+        for sibling in range(siblings):
+            ids = np.array(head + [50 + sibling] * reply, dtype=np.int32)
+            zeros = np.zeros(len(ids), np.float32)
+            made.append(Rollout(owner, sibling, 0, 0, ids, flags, zeros, (), (), "eos", ((0, 0),)))
+    batches = collate.collate(made, adapter, media, micro_tokens)
+    stage = stage_of(
+        rollout={"prompts": 3, "siblings": siblings, "max_new_tokens": 4000, "max_prompt_tokens": 500},
+        update={"micro_tokens": micro_tokens},
+    )
+    setting = replace(ONE, prompt_tokens=float(prompt), reply_tokens=float(reply))
+    load = load_of(load_recipe(recipes_folder() / "quickstart.toml"), stage, shape_of("micro"), setting)
+    assert load.rows == sum(len(b.input_ids) for b in batches) == 3 * rows
+    assert load.trained == pytest.approx(3 * (rows * prompt + siblings * reply))
+    assert load.trained <= sum(b.input_ids.numel() for b in batches)  # padding is left out
+    assert load.shared == any(b.mask is not None for b in batches)
 
 
 def test_networks_by_algorithm() -> None:

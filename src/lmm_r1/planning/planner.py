@@ -5,6 +5,7 @@ Leaves out: the two models (memory.py, phases.py) and the tables (show.py).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lmm_r1.config import Recipe, Stage
+from lmm_r1.errors import Fault, RecipeError
 from lmm_r1.planning.assumptions import Assumptions, Setting
 from lmm_r1.planning.gpus import GIB
 from lmm_r1.planning.memory import Memory, memory_of
@@ -79,8 +81,16 @@ class Plan:
 
 
 def plan(recipe: Recipe, setting: Setting, assumed: dict[str, Assumptions], price: float | None = None) -> Plan:
-    """Predict a run of `recipe`. price: of one GPU for one hour, in any currency."""
+    """Predict a run of `recipe`. price: of one GPU for one hour, in any currency.
+
+    RecipeError for a model without known sizes, and for adapters on several ranks, which no trainer has.
+    """
     shape = shape_of(recipe.model.base)
+    adapted = [name for name, stage in recipe.stage.items() if stage.lora is not None]
+    if adapted and setting.ranks > 1:
+        what = f"adapters are trained on one device, not on {setting.ranks}"
+        remedy = "--gpus 1, or --layout split with all GPUs but one as --engines"
+        raise RecipeError(Fault(what, field=f"stage.{adapted[0]}.lora", remedy=remedy))
     stages = []
     for name in recipe.order():
         clocks = {pace: Clock(recipe, recipe.stage[name], shape, setting, a) for pace, a in assumed.items()}
@@ -173,8 +183,7 @@ def _knobs(
 
     def knob(path: str, value: Any, drop: str = "") -> tuple[str, Callable[[Recipe, str, Setting], Turned]]:
         label = path.replace("stage.*", f"stage.{name}")
-        shown = str(value).lower() if isinstance(value, bool) else "{}" if value == {} else str(value).replace("'", '"')
-        return f"{label} = {shown}", lambda r, n, s: _with(r, n, s, path, value, drop)
+        return f"{label} = {_toml(value)}", lambda r, n, s: _with(r, n, s, path, value, drop)
 
     slots, micro = recipe.engine.slots, recipe.stage[name].update.micro_tokens
     for share in (0.75, 0.5, 0.375, 0.25, 0.125, 0.0625):
@@ -189,17 +198,25 @@ def _knobs(
     yield knob("stage.*.algorithm.kl_coef", 0.0)
     yield knob("stage.*.algorithm.name", "reinforce_pp_baseline", drop="critic")
     yield knob("stage.*.critic", {"trunk": "shared"})
-    yield knob("stage.*.lora", {})
-    yield knob("stage.*.lora", {"four_bit": True})
-    for times in (2, 4, 8):
+    if setting.ranks == 1:  # adapters are not sharded
+        yield knob("stage.*.lora", {})
+        yield knob("stage.*.lora", {"four_bit": True})
+    for times in (2, 4, 8) if recipe.stage[name].lora is None else ():
         more = setting.gpus * times
         # The embedded engine is one process: several GPUs have vLLM's.
         yield (
             f"--gpus = {more}" + " --engine vllm" * (setting.engine == "embedded"),
             _on_machines(gpus=more, engine="vllm"),
         )
-    if setting.layout == "colocated" and setting.gpus > 1:
+    if setting.layout == "colocated" and setting.gpus > 1 and recipe.stage[name].lora is None:
         yield "--layout = split", _on_machines(layout="split")
+
+
+def _toml(value: Any) -> str:
+    """A value as --set takes it."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }" if value else "{}"
+    return json.dumps(value)
 
 
 def _on_machines(**changes: Any) -> Callable[[Recipe, str, Setting], Turned]:

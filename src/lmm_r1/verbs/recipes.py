@@ -68,7 +68,7 @@ def plan(
     ] = False,
     engine: Annotated[
         EngineKind | None,
-        typer.Option("--engine", help="Default: embedded on one GPU, vllm on more.", show_default=False),
+        typer.Option("--engine", help="Default: the recipe's on one GPU, vllm on more.", show_default=False),
     ] = None,
     price: Annotated[float | None, typer.Option("--price", min=0, help="Of one GPU for one hour.")] = None,
     reply_tokens: Annotated[float, typer.Option("--reply-tokens", min=1, help="Mean length of a reply.")] = 800,
@@ -102,7 +102,7 @@ def plan(
             engines=engines,
             ahead=ahead,
             shard=shard,
-            engine=engine or ("vllm" if count > 1 else "embedded"),
+            engine=engine or ("vllm" if count > 1 else loaded.engine.kind),
             reply_tokens=reply_tokens,
             prompt_tokens=prompt_tokens,
             picture_tokens=picture_tokens,
