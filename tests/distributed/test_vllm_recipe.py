@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from support import required
 
 from lmm_r1.build import ENGINES
@@ -20,10 +21,13 @@ from lmm_r1.models.micro import MICRO_DIR
 from lmm_r1.models.qwen_vl import QwenVLAdapter
 from lmm_r1.recipes import load_recipe
 from lmm_r1.rollout.weights import digest
+from lmm_r1.trainers.local import score_stream
 from lmm_r1.types import Request
+from tests.rollout.engine_fixture import make_kit, weights_of
 from tests.tiny import tiny_recipe
 
 required("vllm")
+from lmm_r1.rollout.vllm_engine import VllmEngine  # noqa: E402
 
 VLLM = ['engine.kind="vllm"']
 
@@ -47,6 +51,23 @@ def test_two_stages_run_and_hand_over(tmp_path: Path) -> None:
     assert any(json.loads(line)["images"] for line in stored), "no picture was sampled on"
     # The same call on the finished run reads everything back.
     assert run_recipe(load_recipe(path, VLLM), path, tmp_path / "run")["arms"] == results["arms"]
+
+
+def test_a_head_of_its_own_is_synced_too(tmp_path: Path) -> None:
+    """Catches a transfer that knows tied embeddings alone: the larger Qwen2.5-VL have an untied head."""
+    kit = make_kit(tmp_path, tie=False)
+    engine = VllmEngine(kit.folder, kit.model.config, kit.adapter, kit.images, slots=4, max_context=128)
+    try:
+        for version in range(2):
+            assert engine.load_weights(weights_of(kit.model), version) == digest(weights_of(kit.model))
+            for prompt in kit.prompts()[:2]:
+                with torch.no_grad():
+                    theirs = score_stream(kit.model, kit.adapter, prompt.token_ids, prompt.images)
+                np.testing.assert_allclose(engine.score(prompt.token_ids, prompt.images), theirs, atol=1e-4, rtol=0)
+            with torch.no_grad():
+                kit.model.lm_head.weight.mul_(1.5)
+    finally:
+        engine.close()
 
 
 def test_a_worker_of_a_cluster_can_hold_it() -> None:
