@@ -27,6 +27,7 @@ from lmm_r1.errors import EngineError  # noqa: E402
 from lmm_r1.rollout.weights import LocalLink, Probe, digest  # noqa: E402
 from lmm_r1.trainers.local import LocalTrainer  # noqa: E402
 from lmm_r1.types import Image, Reply, Request  # noqa: E402
+from tests.distributed.processes import until  # noqa: E402
 from tests.distributed.tricky import kit_arguments  # noqa: E402
 from tests.rollout.engine_fixture import Kit, make_kit, weights_of  # noqa: E402
 
@@ -227,14 +228,13 @@ def test_a_picture_travels_once_and_is_forgotten(rig: Rig, monkeypatch: pytest.M
         ("die", "process died"),
         ("stop", "no sign of life"),
         ("twice", "which it did not owe"),
-        ("stranger", "which it did not owe"),
         ("other_prompt", "another prompt"),
     ],
 )
 def test_a_lost_engine_costs_no_reply(rig: Rig, trick: str, why: str) -> None:
     """Would catch a run that hangs, a reply that is lost, comes twice or of other weights, and rollouts that count as failed,
     when a worker is killed in the middle of a batch, is stopped, or returns what it was not asked for."""
-    requests = rig.requests()
+    requests = rig.requests(siblings=8)  # an engine answers two at once
     expected = rig.expected(requests)
     rig.play(trick)
     assert_same(rig.sample(requests), expected)
@@ -267,19 +267,19 @@ def test_weights_reach_all_engines_and_are_proved(rig: Rig) -> None:
             seen.add(rig.engine.score(probes[1].token_ids, probes[1].images, 0.8).tobytes())
             requests = [replace(r, temperature=0.8) for r in rig.requests(siblings=1)]
             assert {reply.version for reply in rig.sample(requests)} == {version}
-            assert stored_bytes() < 1.5 * size
+            assert until(lambda: stored_bytes() < 1.5 * size), stored_bytes() / size
             with torch.no_grad():
                 for _, weight in trainer.weights():
                     weight += 0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(version))
         assert len(seen) == 3 and len(rig.told) == 1
         rig.play("skew")
-        with pytest.raises(EngineError, match="engines 0 and 1 differ by 0.5 nats"):
+        with pytest.raises(EngineError, match=r"engines 0 and 1 differ by 0\.5 nats"):
             link.sync(14)
         assert rig.engine.version == 13
         rig.play("lossy")
         with pytest.raises(EngineError, match="different weights"):
             link.sync(15)
-        assert stored_bytes() < 0.5 * size  # of a transfer that failed
+        assert until(lambda: stored_bytes() < 0.5 * size)  # a transfer that failed leaves nothing
         with pytest.raises(EngineError, match="no weights"):
             rig.engine.submit(rig.requests())
     finally:
@@ -290,7 +290,7 @@ def test_weights_reach_all_engines_and_are_proved(rig: Rig) -> None:
 
 
 def stored_bytes() -> float:
-    """Bytes in the object store, after what was let go is gone."""
+    """Bytes in the object store, as the cluster last heard."""
     free = ray.available_resources().get("object_store_memory", 0.0)
     return float(ray.cluster_resources()["object_store_memory"] - free)
 
@@ -301,8 +301,8 @@ def test_weights_of_every_kind_travel_bit_by_bit(rig: Rig) -> None:
     weights = [(f"w{n}", torch.arange(n, dtype=torch.float32).to(kind)) for n, kind in enumerate(kinds * 3)]
     weights += [("scalar", torch.tensor(2.5)), ("matrix", torch.arange(12.0).reshape(3, 4).T)]
     whole = ship(iter(weights), bucket_bytes=100)
-    assert len(whole.buckets) > 3
-    assert digest(unpack(whole)) == digest(weights)
+    assert len(whole.references) > 3
+    assert digest(unpack(whole.manifest, ray.get(list(whole.references)))) == digest(weights)
 
 
 def test_a_run_that_lost_too_many_workers_stops(rig: Rig) -> None:

@@ -39,8 +39,6 @@ def tricky(images: ImageStore, *, tricks: str, **arguments: Any) -> Any:
                 os.kill(os.getpid(), signal.SIGSTOP)
             if asked("twice"):
                 yield reply
-            if asked("stranger"):
-                yield replace(reply, id=10**6)
             if asked("other_prompt"):
                 reply = replace(reply, prompt_ids=reply.prompt_ids[::-1].copy())
             if asked("lose"):

@@ -288,7 +288,7 @@ class Cluster:
 
     def call(self, worker: Worker, method: str, *arguments: Any) -> Call:
         """Send a method call to a worker's object; calls of one worker run in order."""
-        return Call(worker, worker.handle.call.remote(method, arguments))
+        return Call(worker, worker.handle.call.remote(method, *arguments))
 
     def meeting_point(self, worker: Worker) -> Call:
         """Its result: (address, free port) on the machine of a worker, where ranks can meet."""
