@@ -324,7 +324,7 @@ class Cluster:
             worker.pulsed = now
         limit = self.knobs.lost_s if worker.where is not None else max(START_LIMIT_S, self.knobs.lost_s)
         if now - worker.sign > limit:
-            self.kill(worker)
+            self.kill(worker, stacks=True)
             where = f"; its stacks are in {worker.stacks}" if worker.stacks.parent == self.folder else ""
             raise WorkerLost(worker, f"no sign of life for {now - worker.sign:.1f} s{where}")
 
@@ -357,15 +357,15 @@ class Cluster:
                 values[call] = self.result(call)
         return [values[call] for call in calls]
 
-    def kill(self, worker: Worker) -> None:
-        """End a worker's process, whatever state it is in, after it wrote its stacks if it can."""
+    def kill(self, worker: Worker, stacks: bool = False) -> None:
+        """End a worker's process, whatever state it is in. stacks: let it write its stacks first, if it can."""
         if worker.lost:
             return
         worker.lost = "killed"
         where = worker.where
         if where is not None and where.machine == socket.gethostname():
             with contextlib.suppress(ProcessLookupError):
-                if worker.stacks.is_file():
+                if stacks and worker.stacks.is_file():
                     os.kill(where.pid, STACKS_SIGNAL)
                     os.kill(where.pid, signal.SIGCONT)  # a stopped process takes no other signal than SIGKILL
                     if _until(lambda: worker.stacks.stat().st_size > 0, _STACKS_S):
