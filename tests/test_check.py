@@ -17,6 +17,7 @@ from lmm_r1.errors import RecipeError
 from lmm_r1.recipes import load_recipe
 from lmm_r1.rewards.remote import TOKEN_VARIABLE
 from lmm_r1.types import Problem, Text
+from tests.tiny import tiny_recipe
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
@@ -210,6 +211,22 @@ def test_settings_of_vllm_are_refused_elsewhere(tmp_path: Path) -> None:
     path = recipe(tmp_path, [row("a")])
     (error,) = check(path, ["engine.gpu_memory_utilization=0.5"])["errors"]
     assert 'kind "vllm"' in error["message"] and error["field"].startswith("engine")
+
+
+def test_a_cluster_without_ray_is_named_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch an import error in the middle of a run, and a check that a recipe without a cluster fails."""
+    _, path = tiny_recipe(tmp_path)
+    monkeypatch.setattr("lmm_r1.check.find_spec", lambda name: None if name == "ray" else name)
+    assert check(path)["ok"]
+    asked = ["cluster.address=local"]
+    report = check(path, asked)
+    assert not report["ok"] and report["exit_code"] == RecipeError.exit_code
+    (error,) = report["errors"]
+    assert error["field"] == "cluster.address" and "library ray" in error["message"] and "[ray]" in error["remedy"]
+    with pytest.raises(RecipeError, match="library ray"):
+        run_recipe(load_recipe(path, asked), path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert check(path, ["cluster.address=nowhere"])["errors"][0]["field"] == "cluster.address"
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,13 @@ required("ray")
 required("vllm")
 from lmm_r1.distributed.ray_trainer import RayTrainer  # noqa: E402
 
-SETTINGS = ['engine.kind="vllm"', 'cluster.address="local"', "cluster.ranks=2", "evaluate.items=2", "cluster.lost_s=120"]
+SETTINGS = [
+    'engine.kind="vllm"',
+    'cluster.address="local"',
+    "cluster.ranks=2",
+    "evaluate.items=2",
+    "cluster.lost_s=120",
+]
 
 
 def test_two_stages_give_the_local_trainers_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

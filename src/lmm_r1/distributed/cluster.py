@@ -31,17 +31,16 @@ from typing import Any, Literal
 
 import ray
 from ray._private import ray_constants
-from ray._private.authentication.authentication_utils import is_token_auth_enabled
 from ray._private.ray_logging import stdout_deduplicator
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # its stubs are not whole
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from lmm_r1.config import Cluster as Knobs
 from lmm_r1.distributed import keeper
 from lmm_r1.distributed.host import STACKS_SIGNAL, Host, Where
-from lmm_r1.errors import EngineError, Fault, LmmR1Error, RecipeError
+from lmm_r1.errors import EngineError, Fault, LmmR1Error
 
 #: Seconds that a cluster, or a worker's process, may take to come up; a busy machine needs half a minute.
 START_LIMIT_S = 180.0
@@ -49,6 +48,8 @@ START_LIMIT_S = 180.0
 _STACKS_S = 1.0
 #: Seconds within which Ray says that a worker died.
 _TOLD_S = 5.0
+#: Seconds that a running cluster gets to make room for the workers.
+_ROOM_S = 30.0
 #: Share of the machine's memory that Ray's object store may take at most; it takes what is in it.
 _STORE_SHARE = 0.2
 _STORE_LEAST = 100 << 20
@@ -199,9 +200,7 @@ class Cluster:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, start_new_session=True,
         )  # fmt: skip
         self._set({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_AUTH_TOKEN": None})
-        address = self._address()
-        with _no_other_address():
-            self._connect(address)
+        self._connect(self._address())
 
     def _address(self) -> str:
         """What the keeper says of the start."""
@@ -216,22 +215,13 @@ class Cluster:
 
     def _join(self) -> None:
         """A cluster that is running; whoever started it ends it."""
+        self._set({"RAY_AUTH_MODE": "token"})
+        search = os.pathsep.join(part or os.getcwd() for part in sys.path)
         try:
-            self._connect(
-                self.knobs.address, env_vars=_threads(self.threads) | {"PYTHONPATH": os.pathsep.join(sys.path)}
-            )
-        except ConnectionError as error:
-            raise EngineError(
-                Fault(_first_line(error), field="cluster.address", remedy="is the cluster running?")
-            ) from error
-        if not is_token_auth_enabled():
-            raise RecipeError(
-                Fault(
-                    "the Ray cluster takes commands from anyone who reaches it",
-                    field="cluster.address",
-                    remedy="start it, and this, with RAY_AUTH_MODE=token",
-                )
-            )
+            self._connect(self.knobs.address, env_vars=_threads(self.threads) | {"PYTHONPATH": search})
+        except (ConnectionError, AuthenticationError) as error:
+            remedy = "is it running, and is its token in RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token?"
+            raise EngineError(Fault(_first_line(error), field="cluster.address", remedy=remedy)) from error
 
     def _connect(self, address: str, env_vars: Mapping[str, str] | None = None) -> None:
         # Ray caches both for the process, and an earlier cluster had another token.
@@ -239,13 +229,15 @@ class Cluster:
         AuthenticationTokenLoader.instance().reset_cache()
         stdout_deduplicator.skip_re = re.compile("")  # reports of dead workers: ours name the cause in one line
         runtime_env = {"env_vars": dict(env_vars)} if env_vars else None
-        ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env=runtime_env)
+        local = address.split(":")[0] in ("127.0.0.1", "localhost")
+        with _no_other_address() if local else contextlib.nullcontext():
+            ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env=runtime_env)
 
     def _reserve(self) -> None:
         """Take the bundles of all workers, or say that there is no room."""
         bundles = [dict(bundle) for bundle in self.placement.bundles]
         self._group = placement_group(bundles, strategy="PACK")
-        limit = START_LIMIT_S if self._home is not None else max(self.knobs.lost_s, 30.0)
+        limit = START_LIMIT_S if self._home is not None else _ROOM_S
         if not self._group.wait(limit):
             there = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")}
             what = f"the cluster has no room for {len(bundles)} times {bundles[0]} (it has {there})"
@@ -292,7 +284,7 @@ class Cluster:
         """A worker without an object, in its place of the layout."""
         name = f"{role} {index}"
         bundle = (self.placement.rank if role == "rank" else self.placement.engine)[index]
-        stacks = self.folder / f"{role}_{index}_{len(self._workers)}.stacks"
+        stacks = (self._home or self.folder) / f"{role}_{index}_{len(self._workers)}.stacks"
         actor = ray.remote(concurrency_groups={"pulse": 1})(Host).options(
             num_cpus=1,
             num_gpus=self.placement.gpu,
@@ -311,7 +303,7 @@ class Cluster:
 
     def call(self, worker: Worker, method: str, *arguments: Any) -> Call:
         """Send a method call to a worker's object; calls of one worker run in order."""
-        return Call(worker, worker.handle.call.remote(method, arguments))
+        return Call(worker, worker.handle.call.remote(method, *arguments))
 
     def meeting_point(self, worker: Worker) -> Call:
         """Its result: (address, free port) on the machine of a worker, where ranks can meet."""
@@ -347,8 +339,8 @@ class Cluster:
             worker.pulsed = now
         limit = self.knobs.lost_s if worker.made else max(START_LIMIT_S, self.knobs.lost_s)
         if now - worker.sign > limit:
-            self.kill(worker)
-            where = f"; its stacks are in {worker.stacks}" if worker.stacks.is_file() else ""
+            self.kill(worker, stacks=True)
+            where = f"; its stacks are in {worker.stacks}" if worker.stacks.parent == self.folder else ""
             raise WorkerLost(worker, f"no sign of life for {now - worker.sign:.1f} s{where}")
 
     def result(self, call: Call) -> Any:
@@ -365,6 +357,8 @@ class Cluster:
             said = self._last_lines(call.worker)
             self.kill(call.worker)
             why = f"its process died ({_first_line(error)})" + (f"; its last lines: {said}" if said else "")
+            if self._home is None and call.worker.where is None:
+                why += "; a cluster that is joined must ask for the token that we send (RAY_AUTH_MODE=token)"
             raise WorkerLost(call.worker, why) from None
         if isinstance(value, Where):
             call.worker.where = value
@@ -395,18 +389,19 @@ class Cluster:
                     continue
         return None
 
-    def kill(self, worker: Worker) -> None:
-        """End a worker's process, whatever state it is in, after it wrote its stacks if it can."""
+    def kill(self, worker: Worker, stacks: bool = False) -> None:
+        """End a worker's process, whatever state it is in. stacks: let it write its stacks first, if it can."""
         if worker.lost:
             return
         worker.lost = "killed"
         where = worker.where
         if where is not None and where.machine == socket.gethostname():
             with contextlib.suppress(ProcessLookupError):
-                if worker.stacks.is_file():
+                if stacks and worker.stacks.is_file():
                     os.kill(where.pid, STACKS_SIGNAL)
                     os.kill(where.pid, signal.SIGCONT)  # a stopped process takes no other signal than SIGKILL
-                    _until(lambda: worker.stacks.stat().st_size > 0, _STACKS_S)
+                    if _until(lambda: worker.stacks.stat().st_size > 0, _STACKS_S):
+                        worker.stacks = Path(shutil.copy(worker.stacks, self.folder / worker.stacks.name))
                 os.kill(where.pid, signal.SIGKILL)
         ray.kill(worker.handle, no_restart=True)
 
@@ -479,10 +474,11 @@ def _store_bytes() -> int:
     return max(_STORE_LEAST, int(min(_STORE_SHARE * memory, 0.8 * shared)))
 
 
-def _until(true: Callable[[], bool], limit_s: float) -> None:
+def _until(true: Callable[[], bool], limit_s: float) -> bool:
     deadline = time.monotonic() + limit_s
-    while not true() and time.monotonic() < deadline:
+    while not (done := true()) and time.monotonic() < deadline:
         time.sleep(0.02)
+    return done
 
 
 def _first_line(error: BaseException) -> str:

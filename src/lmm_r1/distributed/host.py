@@ -11,7 +11,7 @@ import faulthandler
 import os
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,8 +50,8 @@ class Host:
         self._object = imported(factory)(**arguments)
         return self.pulse()
 
-    def call(self, method: str, arguments: Sequence[Any]) -> Any:
-        """A method of the object."""
+    def call(self, method: str, *arguments: Any) -> Any:
+        """A method of the object. References among the arguments arrive as what they refer to."""
         return getattr(self._object, method)(*arguments)
 
     def pulse(self) -> Where:

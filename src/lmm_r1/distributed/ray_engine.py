@@ -178,7 +178,7 @@ class RayEngine:
             raise EngineError("weights cannot change while requests are running")
         self._shipment, self._digest, self._version = None, "", version
         shipment = ship(source)
-        found = self._everyone("load", lambda post: (shipment, version))
+        found = self._everyone("load", lambda post: (version, shipment.manifest, *shipment.references))
         if len(set(found)) != 1:
             differ = ", ".join(f"engine {index} {digest[:12]}" for index, digest in enumerate(found))
             self.unload()
@@ -357,6 +357,6 @@ class RayEngine:
         post.worker, call = self._cluster.start("engine", post.index, _SEAT, self._making)
         post.flight = deque([("make", call)])
         if self._shipment is not None:
-            self._ask(post, "load", self._shipment, self._version)
+            self._ask(post, "load", self._version, self._shipment.manifest, *self._shipment.references)
         if self._awake is not None:
             self._ask(post, "wake", self._awake)

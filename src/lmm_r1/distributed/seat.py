@@ -19,7 +19,7 @@ from transformers import AutoConfig
 from lmm_r1.config import Model
 from lmm_r1.data.images import ImageStore
 from lmm_r1.distributed.host import imported
-from lmm_r1.distributed.shipment import Shipment, unpack
+from lmm_r1.distributed.shipment import Packed, unpack
 from lmm_r1.errors import EngineError
 from lmm_r1.models.adapters import make_adapter
 from lmm_r1.models.load import resolve_folder
@@ -84,9 +84,9 @@ class Seat:
                 return replies
         raise EngineError(f"the engine has nothing left to do, but never answered {len(self._open)} requests")
 
-    def load(self, shipment: Shipment, version: int) -> str:
-        """Take over weights; the digest of what arrived."""
-        return self._engine.load_weights(unpack(shipment), version)
+    def load(self, version: int, manifest: Sequence[Sequence[Packed]], *buckets: NDArray[np.uint8]) -> str:
+        """Take over a shipment of weights; the digest of what arrived."""
+        return self._engine.load_weights(unpack(manifest, buckets), version)
 
     def set_version(self, version: int) -> None:
         """Name the weights."""

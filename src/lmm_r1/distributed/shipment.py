@@ -1,15 +1,16 @@
 """Weights in shared memory: put there once, read by every worker of a machine without a copy.
 
-Tensors are packed into buckets of bytes, each an object of Ray's store; a worker unpacks one bucket at a time. The bytes are
-those of the tensors, nothing is pickled but names and shapes. The objects go when nobody refers to the shipment any more,
-or when the process that made it ends. Another machine of the cluster fetches each bucket once.
+Tensors are packed into buckets of bytes, each an object of Ray's store, which workers map. The bytes are those of the tensors,
+nothing is pickled but names and shapes. The objects go when nobody refers to the shipment any more, or when the process
+that made it ends. Another machine of the cluster fetches each bucket once.
+References go to workers as arguments, never inside of one: what a worker borrows and then dies with stays in the store.
 Leaves out: proof of arrival; the receiver's digest is compared by the engine's owner (ray_engine.py).
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,14 +36,16 @@ class Packed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Shipment:
-    """buckets: (reference to uint8 bytes in the object store, what lies in it)."""
+    """references: to the buckets, uint8 bytes in the object store. manifest: what lies in each."""
 
-    buckets: tuple[tuple[Any, tuple[Packed, ...]], ...]
+    references: tuple[Any, ...]
+    manifest: tuple[tuple[Packed, ...], ...]
 
 
 def ship(weights: Iterable[tuple[str, torch.Tensor]], bucket_bytes: int = BUCKET_BYTES) -> Shipment:
     """Put weights into the object store, bucket by bucket: beside the store, at most one bucket is held."""
-    buckets: list[tuple[Any, tuple[Packed, ...]]] = []
+    references: list[Any] = []
+    manifest: list[tuple[Packed, ...]] = []
     parts: list[NDArray[np.uint8]] = []
     packed: list[Packed] = []
     size = 0
@@ -50,7 +53,8 @@ def ship(weights: Iterable[tuple[str, torch.Tensor]], bucket_bytes: int = BUCKET
     def put() -> None:
         nonlocal size
         if packed:
-            buckets.append((ray.put(np.concatenate(parts)), tuple(packed)))
+            references.append(ray.put(np.concatenate(parts)))
+            manifest.append(tuple(packed))
         parts.clear()
         packed.clear()
         size = 0
@@ -63,13 +67,14 @@ def ship(weights: Iterable[tuple[str, torch.Tensor]], bucket_bytes: int = BUCKET
         parts += [flat, np.zeros(-len(flat) % _ALIGNED, np.uint8)]
         size += len(flat) + len(parts[-1])
     put()
-    return Shipment(tuple(buckets))
+    return Shipment(tuple(references), tuple(manifest))
 
 
-def unpack(shipment: Shipment) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights by name, as read-only views of shared memory that are good until the next bucket."""
-    for reference, packed in shipment.buckets:
-        data = ray.get(reference)
+def unpack(
+    manifest: Sequence[Sequence[Packed]], buckets: Sequence[NDArray[np.uint8]]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights by name, as read-only views of the buckets."""
+    for packed, data in zip(manifest, buckets, strict=True):
         for one in packed:
             dtype = getattr(torch, one.dtype)
             if not one.elements:

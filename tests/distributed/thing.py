@@ -1,0 +1,38 @@
+"""An object with every way to behave badly, for worker processes; without torch, so that they start at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from lmm_r1.errors import DataError
+
+
+class Thing:
+    """An object with every way to behave badly."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def add(self, other: int) -> int:
+        return self.number + other
+
+    def threads(self) -> tuple[int, str]:
+        import torch
+
+        return torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]
+
+    def sleep(self, seconds: float) -> str:
+        time.sleep(seconds)
+        return "slept"
+
+    def fault(self) -> None:
+        raise DataError("row 3 is broken")
+
+    def bug(self) -> None:
+        raise ValueError("a bug\nof two lines")
+
+    def die(self) -> None:
+        print("the last words", file=sys.stderr, flush=True)
+        os._exit(3)
