@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.distributed.conftest import required
+from tests.distributed.support import required
 
 ray = required("ray")
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from support import required
 
 from lmm_r1.algorithms.named import make_algorithm
 from lmm_r1.chain import run_recipe
@@ -24,6 +23,7 @@ from lmm_r1.recipes import load_recipe
 from lmm_r1.seams import Algorithm
 from lmm_r1.trainers.local import LocalTrainer
 from lmm_r1.types import Sample
+from tests.distributed.support import required
 from tests.tiny import tiny_recipe
 
 required("ray")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.distributed.conftest import required
+from tests.distributed.support import required
 
 ray = required("ray")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.distributed.conftest import required
+from tests.distributed.support import required
 
 ray = required("ray")
 

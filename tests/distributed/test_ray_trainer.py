@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import required
 
 from lmm_r1.algorithms.named import make_algorithm
 from lmm_r1.config import AlgorithmConfig, Data, Model, Stage, Update
@@ -28,6 +27,7 @@ from lmm_r1.models.micro import MICRO_DIR
 from lmm_r1.runs.checkpoint import save_checkpoint
 from lmm_r1.trainers.local import LocalTrainer
 from lmm_r1.types import Credit, Rollout, Sample, Turn
+from tests.distributed.support import required
 
 required("ray")
 from lmm_r1.distributed.cluster import Cluster  # noqa: E402

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.distributed.conftest import required
+from tests.distributed.support import required
 
 
 def test_a_missing_library_skips_unless_it_is_required(monkeypatch: pytest.MonkeyPatch) -> None:

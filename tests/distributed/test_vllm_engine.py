@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import required
 
 from lmm_r1.config import Update
 from lmm_r1.errors import DataError, EngineError
@@ -24,6 +23,7 @@ from lmm_r1.rollout.play import Sampling, play, turns_of
 from lmm_r1.rollout.weights import LocalLink, Probe, digest
 from lmm_r1.trainers.local import LocalTrainer, score_stream
 from lmm_r1.types import Encoded, Float32, Image, Int32, Problem, Reply, Request
+from tests.distributed.support import required
 from tests.rollout.engine_fixture import Kit, make_kit, weights_of
 from tests.rollout.test_multi_turn_truth import Three, message
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from support import required
 
 from lmm_r1.build import ENGINES
 from lmm_r1.chain import run_recipe
@@ -23,6 +22,7 @@ from lmm_r1.recipes import load_recipe
 from lmm_r1.rollout.weights import digest
 from lmm_r1.trainers.local import score_stream
 from lmm_r1.types import Request
+from tests.distributed.support import required
 from tests.rollout.engine_fixture import make_kit, weights_of
 from tests.tiny import tiny_recipe
 
