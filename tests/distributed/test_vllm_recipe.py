@@ -12,8 +12,6 @@ from lmm_r1.build import ENGINES
 from lmm_r1.chain import run_recipe
 from lmm_r1.config import Model
 from lmm_r1.data.images import ImageStore
-from lmm_r1.distributed.seat import Seat
-from lmm_r1.distributed.shipment import ship
 from lmm_r1.evaluation.suites import suite
 from lmm_r1.models.load import load_model
 from lmm_r1.models.micro import MICRO_DIR
@@ -26,7 +24,10 @@ from tests.distributed.support import required
 from tests.rollout.engine_fixture import make_kit, weights_of
 from tests.tiny import tiny_recipe
 
+required("ray")
 required("vllm")
+from lmm_r1.distributed.seat import Seat  # noqa: E402
+from lmm_r1.distributed.shipment import ship  # noqa: E402
 from lmm_r1.rollout.vllm_engine import VllmEngine  # noqa: E402
 
 VLLM = ['engine.kind="vllm"']
