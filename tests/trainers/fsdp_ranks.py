@@ -36,7 +36,9 @@ SETTINGS = Update(lr=1e-3, micro_tokens=60)
 STEPS = 3
 
 
-def trainer(case: str, mesh: object = None, checkpointing: bool = False, **update: object) -> LocalTrainer:
+def trainer(
+    case: str, mesh: object = None, checkpointing: bool = False, sequence: int = 1, **update: object
+) -> LocalTrainer:
     """The trainer of a case, local or sharded, over the same random networks."""
     trunk = CASES[case][1]
     model = random_model(2)
@@ -49,7 +51,7 @@ def trainer(case: str, mesh: object = None, checkpointing: bool = False, **updat
     parts = (model, random_model(3), PlainAdapter(random_model(2)), settings, STEPS)
     if mesh is None:
         return LocalTrainer(*parts, critic=critic)
-    return FsdpTrainer(*parts, critic=critic, mesh=mesh)  # type: ignore[arg-type]
+    return FsdpTrainer(*parts, critic=critic, mesh=mesh, sequence=sequence)  # type: ignore[arg-type]
 
 
 def made_rollouts() -> list[Rollout]:
@@ -68,7 +70,7 @@ def samples_of(owner: LocalTrainer, rollouts: list[Rollout], algorithm: Algorith
     for at, (r, a) in enumerate(zip(rollouts, anchors, strict=True)):
         rng = np.random.default_rng(first + at)
         credit = Credit(*((r.trainable * rng.normal()).astype(np.float32) for _ in range(2)))
-        noise = rng.normal(0, 0.2, len(r.token_ids)).astype(np.float32)
+        noise = (rng.normal(0, 0.2, len(r.token_ids)) * (a.old_logprobs != 0)).astype(np.float32)
         out.append(Sample(r, replace(a, old_logprobs=a.old_logprobs + noise), credit))
     return out
 
@@ -106,12 +108,12 @@ def everything(samples: list[Sample], rollouts: list[Rollout], mine: slice) -> l
     return out
 
 
-def job_gradient(folder: Path, mesh: object, rank: int, world: int) -> None:
+def job_gradient(folder: Path, mesh: object, rank: int, world: int, sequence: int = 1) -> None:
     """Anchors, gradients, norms, weights after a step, and metrics of every case."""
     rollouts = made_rollouts()
-    mine = shares(len(rollouts), world)[rank]
+    mine = shares(len(rollouts), world // sequence)[rank // sequence]
     for case, (config, _) in CASES.items():
-        owner, algorithm = trainer(case, mesh), make_algorithm(config)
+        owner, algorithm = trainer(case, mesh, sequence=sequence), make_algorithm(config)
         samples = samples_of(owner, rollouts[mine], algorithm, mine.start)
         weights = step_weights(everything(samples, rollouts, mine), algorithm, mine)
         owner.accumulate(samples, algorithm, *weights)
@@ -124,6 +126,11 @@ def job_gradient(folder: Path, mesh: object, rank: int, world: int) -> None:
         norm = {"norm": torch.tensor(counts.same["grad_norm"]), "tokens": torch.tensor(counts.tokens)}
         sums = {f"sum.{n}": torch.tensor(v, dtype=torch.float64) for n, v in (counts.totals | counts.sums).items()}
         save_file({**grads, **after, **streams, **olds, **norm, **sums}, folder / f"{case}.{rank}.safetensors")
+
+
+def job_shared_rows(folder: Path, mesh: object, rank: int, world: int) -> None:
+    """`job_gradient` with pairs of ranks that share their rows."""
+    job_gradient(folder, mesh, rank, world, 2)
 
 
 def job_checkpointing(folder: Path, mesh: object, rank: int, world: int) -> None:

@@ -60,11 +60,12 @@ def gap(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float
     return float((a - b).norm() / b.norm())
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_ranks_change_no_number(world: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("world", "job"), [(2, "gradient"), (3, "gradient"), (2, "shared_rows"), (4, "shared_rows")])
+def test_ranks_change_no_number(world: int, job: str, tmp_path: Path) -> None:
     """Catches averaged gradients, a lost or doubled share, a hang when one rank has text alone, pictures alone or nothing,
-    a shared or separate critic that is not reduced, and a norm of one rank's shard."""
-    ranks(tmp_path, world, "gradient")
+    a shared or separate critic that is not reduced, and a norm of one rank's shard. With rows that pairs of ranks share: a token
+    that none or both of them trains, keys of one part alone, and features or gradients that stay with one rank."""
+    ranks(tmp_path, world, job)
     rollouts = made_rollouts()
     for case, (config, _) in CASES.items():
         owner, algorithm = trainer(case), make_algorithm(config)
@@ -78,7 +79,10 @@ def test_ranks_change_no_number(world: int, tmp_path: Path) -> None:
             assert wanted.keys() <= mine.keys()
             assert gap({n: mine[n] for n in wanted}, wanted) < 2e-5, (case, rank)
         for at, sample in enumerate(samples):
-            (old,) = [mine[f"old.{at}"] for mine in found if f"old.{at}" in mine]
+            said = [mine[f"old.{at}"] for mine in found if f"old.{at}" in mine]
+            assert len(said) == (2 if job == "shared_rows" else 1)
+            old = torch.stack(said).sum(0)  # 0 where the other rank has the token
+            assert sum(int((one != 0).sum()) for one in said) == sample.rollout.reply_tokens
             assert float((old - torch.from_numpy(sample.anchors.old_logprobs)).abs().max()) < 1e-4
         score = torch.from_numpy(owner.score(rollouts[4].token_ids, rollouts[4].images).copy())
         counts = owner.step(samples, algorithm, *weights)
@@ -88,7 +92,8 @@ def test_ranks_change_no_number(world: int, tmp_path: Path) -> None:
         for name, value in (counts.totals | counts.sums).items():
             total = sum(float(mine.get(f"sum.{name}", torch.tensor(0.0))) for mine in found)
             assert total == pytest.approx(value, rel=2e-4, abs=1e-4), name
-        assert float((found[0]["score"] - score).abs().max()) > 1e-6  # scored after the step, not before
+        known = sum(mine["score"] for mine in found[:2]) if job == "shared_rows" else found[0]["score"]
+        assert float((known - score).abs().max()) > 1e-6  # scored after the step, not before
         after = {f"after.{n}": p.detach() for n, p in networks(owner).items()}
         close = {n: found[0][n] for n in after}
         assert (

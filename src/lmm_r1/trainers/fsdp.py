@@ -8,7 +8,9 @@ float32, which makes them their own masters; with a narrower dtype layers comput
 Ranks must run the same layers the same number of times, or they wait for each other for ever. So ranks agree on the number
 of batches and on which of them have pictures; who lacks a batch runs an empty one, who lacks pictures a blank one, and
 neither has tokens, so that their gradients are zeros. A fault on one rank is raised on all.
-Leaves out: which rank gets what (distributed/ray_trainer.py), processes, adapters (LoRA), tensor and sequence parallelism.
+Where long replies are shared (`sequence` > 1), neighbouring ranks get the same rollouts and each a part of every row
+(sequence.py); gradients are summed over all ranks as before.
+Leaves out: which rank gets what (distributed/ray_trainer.py), processes, adapters (LoRA), tensor parallelism.
 Source: FSDP2, https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
 """
 
@@ -35,7 +37,8 @@ from lmm_r1.models.lora import has_adapters
 from lmm_r1.runs.checkpoint import require_space
 from lmm_r1.seams import ModelAdapter
 from lmm_r1.trainers.collate import Batch
-from lmm_r1.trainers.local import LocalTrainer, score_stream
+from lmm_r1.trainers.local import LocalTrainer, scored_stream
+from lmm_r1.trainers.sequence import part_of_batch, share_attention
 from lmm_r1.trainers.shards import read_into, stored_names, write_shards
 from lmm_r1.trainers.tally import Counts
 from lmm_r1.types import Float32, Image, Int32, Rollout
@@ -56,6 +59,16 @@ class _Root(nn.Module):
         return work()
 
 
+def _neighbours(mesh: DeviceMesh, count: int) -> dist.ProcessGroup | None:
+    """This rank's group of `count` neighbours; None for one alone. Collective. ValueError unless it divides the ranks."""
+    if mesh.size() % count:
+        raise ValueError(f"{mesh.size()} ranks cannot share rows by {count}")
+    if count == 1:
+        return None
+    groups = [dist.new_group(list(range(at, at + count))) for at in range(0, mesh.size(), count)]
+    return groups[mesh.get_rank() // count]
+
+
 class FsdpTrainer(LocalTrainer):
     """A rank's part of a sharded trainer. Of seams.Trainer it has all but `update`: that is `step`, with shares."""
 
@@ -73,9 +86,11 @@ class FsdpTrainer(LocalTrainer):
         mesh: DeviceMesh,
         dtype: torch.dtype = torch.float32,
         offload: bool = False,
+        sequence: int = 1,
     ) -> None:
         """mesh: of one dimension, all ranks. dtype: of computing, and of the weights that `weights` gives; the networks
-        come in float32 (the reference model may come in `dtype`). offload: keep shards in host memory.
+        come in float32 (the reference model may come in `dtype`). offload: keep shards in host memory. sequence: ranks that
+        share a row; it divides the ranks, and each so many neighbours get the same rollouts.
 
         ValueError for a model with adapters.
         """
@@ -87,17 +102,17 @@ class FsdpTrainer(LocalTrainer):
         )
         self._offload = CPUOffloadPolicy() if offload else OffloadPolicy()
         self._roots: dict[int, nn.Module] = {}
+        self._row = _neighbours(mesh, sequence)
         device = "cpu" if mesh.device_type == "cpu" else f"{mesh.device_type}:{torch.cuda.current_device()}"
         super().__init__(
             model, reference_model, adapter, update, total_updates, temperature, device, critic, critic_config
         )
 
     def score(self, token_ids: Int32, images: Sequence[Image]) -> Float32:
-        """As LocalTrainer's; every rank gets the same stream."""
-        return self._inside(
-            self.model,
-            lambda: score_stream(self.model, self._adapter, token_ids, images, self._temperature, self._device),
-        )
+        """As LocalTrainer's; every rank gets the same stream. With shared rows, 0 where another rank has the token."""
+        rollout = scored_stream(token_ids, images, self._adapter.banned_ids)
+        said = self.anchors([rollout], frozenset({"old"}))[0].old_logprobs
+        return said
 
     def weights(self) -> Iterable[tuple[str, Tensor]]:
         """As LocalTrainer's, one whole tensor at a time in the computing dtype. Every rank must walk through all of it."""
@@ -144,6 +159,8 @@ class FsdpTrainer(LocalTrainer):
 
     def _place(self, network: _M, device: torch.device | str) -> _M:
         """Shard a network: every layer of the towers by itself, all else together."""
+        if self._row is not None:
+            share_attention(network, self._row)
         wanted: dict[str, Any] = {
             "mesh": self._mesh, "reshard_after_forward": True, "mp_policy": self._narrow, "offload_policy": self._offload,
         }  # fmt: skip
@@ -165,6 +182,9 @@ class FsdpTrainer(LocalTrainer):
     def _collate(self, rollouts: Sequence[Rollout]) -> list[Batch]:
         """This rank's batches, as many as every other rank's, with pictures where any rank's have some."""
         batches: list[Batch] = self._agree(lambda: super(FsdpTrainer, self)._collate(rollouts))
+        if self._row is not None:
+            row, pad = self._row, self._adapter.pad_id
+            batches = [part_of_batch(batch, row.rank(), row.size(), pad) for batch in batches]
         most = int(self._largest(torch.tensor([len(batches)]))[0])
         seen = torch.zeros(most, dtype=torch.int64)
         seen[: len(batches)] = torch.tensor([batch.vision is not None for batch in batches], dtype=torch.int64)
@@ -203,12 +223,13 @@ class FsdpTrainer(LocalTrainer):
         return numbers.cpu()
 
     def _empty(self) -> Batch:
-        """A batch that trains no token."""
+        """A batch that trains no token; of a shared row, two columns as well."""
         pad, nothing = self._adapter.pad_id, torch.zeros(0, dtype=torch.int64, device=self._device)
+        parts = 1 if self._row is None else self._row.size()
         return Batch(
             input_ids=torch.full((1, 2), pad, device=self._device),
             positions=torch.arange(2, device=self._device).expand(3, 1, 2),
-            mask=None,
+            mask=None if parts == 1 else torch.ones(1, 1, 2, 2 * parts, dtype=torch.bool, device=self._device),
             parents=nothing,
             targets=nothing,
             vision=None,

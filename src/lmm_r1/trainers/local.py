@@ -431,16 +431,21 @@ def score_stream(
     device: torch.device | str = "cpu",
 ) -> Float32:
     """Log-prob of every token of a stream under a model, float32[T]; 0 for the first one and for media tokens."""
-    trainable = ~np.isin(token_ids, adapter.banned_ids)
-    trainable[0] = False
-    zeros = np.zeros(len(token_ids), dtype=np.float32)
-    problem = Problem(id="score", messages=(), answer="")
-    rollout = Rollout(problem, 0, 0, 0, token_ids.copy(), trainable, zeros, tuple(images), (), "eos", ())
+    rollout = scored_stream(token_ids, images, adapter.banned_ids)
     out = [np.zeros(len(token_ids), dtype=np.float32)]
     for batch in collate([rollout], adapter, media_of(model), len(token_ids), device):
         with torch.no_grad():
             batch.spread(forward_logprobs(model, batch, temperature, adapter.banned_ids)[0], out)
     return out[0]
+
+
+def scored_stream(token_ids: Int32, images: Sequence[Image], banned_ids: Sequence[int]) -> Rollout:
+    """A stream as a rollout of which every token counts but the first one and media tokens."""
+    trainable = ~np.isin(token_ids, banned_ids)
+    trainable[0] = False
+    zeros = np.zeros(len(token_ids), dtype=np.float32)
+    problem = Problem(id="score", messages=(), answer="")
+    return Rollout(problem, 0, 0, 0, token_ids.copy(), trainable, zeros, tuple(images), (), "eos", ())
 
 
 def media_of(model: Qwen2_5_VLForConditionalGeneration) -> Media:
