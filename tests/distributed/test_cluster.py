@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
-from tests.distributed.conftest import required
+from tests.distributed.support import required
 
-ray = required("ray")
+required("ray")
+
+import ray  # noqa: E402
 
 from lmm_r1.config import Cluster as Knobs  # noqa: E402
 from lmm_r1.distributed import keeper  # noqa: E402

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from tests.distributed.conftest import required
+from tests.distributed.support import required
 
-ray = required("ray")
+required("ray")
+
+import ray  # noqa: E402
 
 from lmm_r1.chain import run_recipe  # noqa: E402
 from lmm_r1.distributed.keeper import descendants  # noqa: E402

@@ -48,6 +48,8 @@ START_LIMIT_S = 180.0
 _STACKS_S = 1.0
 #: Seconds that a running cluster gets to make room for the workers.
 _ROOM_S = 30.0
+#: Seconds within which Ray says that a worker died.
+_TOLD_S = 5.0
 #: Share of the machine's memory that Ray's object store may take at most; it takes what is in it.
 _STORE_SHARE = 0.2
 _STORE_LEAST = 100 << 20
@@ -102,6 +104,9 @@ class Worker:
     pulse: Any = None  # the answer that is waited for
     pulsed: float = 0.0
     lost: str = ""
+    made: bool = (
+        False  # its object is there: loading libraries holds the interpreter for longer than a silence may last
+    )
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -110,6 +115,7 @@ class Call:
 
     worker: Worker
     ref: Any
+    making: bool = False
 
 
 @dataclass(eq=False)
@@ -270,8 +276,12 @@ class Cluster:
     # ---- workers
 
     def start(self, role: Role, index: int, factory: str, arguments: Mapping[str, Any]) -> tuple[Worker, Call]:
-        """A worker in its place of the layout, and the call that makes its object: factory(**arguments), where factory is
-        "module:name". Calls sent meanwhile run after it."""
+        """A worker in its place of the layout, and the call that makes its object."""
+        worker = self.place(role, index)
+        return worker, self.make(worker, factory, arguments)
+
+    def place(self, role: Role, index: int) -> Worker:
+        """A worker without an object, in its place of the layout."""
         name = f"{role} {index}"
         bundle = (self.placement.rank if role == "rank" else self.placement.engine)[index]
         stacks = (self._home or self.folder) / f"{role}_{index}_{len(self._workers)}.stacks"
@@ -284,7 +294,12 @@ class Cluster:
         )
         worker = Worker(name, actor.remote(str(stacks)), stacks, time.monotonic(), time.monotonic())
         self._workers.append(worker)
-        return worker, Call(worker, worker.handle.make.remote(factory, dict(arguments)))
+        return worker
+
+    def make(self, worker: Worker, factory: str, arguments: Mapping[str, Any]) -> Call:
+        """The call that makes a worker's object: factory(**arguments), where factory is "module:name". Calls sent meanwhile
+        run after it."""
+        return Call(worker, worker.handle.make.remote(factory, dict(arguments)), making=True)
 
     def call(self, worker: Worker, method: str, *arguments: Any) -> Call:
         """Send a method call to a worker's object; calls of one worker run in order."""
@@ -322,7 +337,7 @@ class Cluster:
         if worker.pulse is None and now - worker.pulsed > self.knobs.lost_s / 4:
             worker.pulse = worker.handle.pulse.options(concurrency_group="pulse").remote()
             worker.pulsed = now
-        limit = self.knobs.lost_s if worker.where is not None else max(START_LIMIT_S, self.knobs.lost_s)
+        limit = self.knobs.lost_s if worker.made else max(START_LIMIT_S, self.knobs.lost_s)
         if now - worker.sign > limit:
             self.kill(worker, stacks=True)
             where = f"; its stacks are in {worker.stacks}" if worker.stacks.parent == self.folder else ""
@@ -332,6 +347,7 @@ class Cluster:
         """The value of a call that ended. WorkerLost when its worker died; a fault of the object is raised as it is."""
         try:
             value = ray.get(call.ref)
+            call.worker.made = call.worker.made or call.making
         except RayTaskError as error:
             cause = error.cause
             if isinstance(cause, LmmR1Error):
@@ -356,6 +372,22 @@ class Cluster:
             for call in self.wait([call for call in calls if call not in values]):
                 values[call] = self.result(call)
         return [values[call] for call in calls]
+
+    def pids(self, workers: Sequence[Worker]) -> list[int]:
+        """The process id of each worker, on its machine."""
+        return [where.pid for where in self.results([Call(w, w.handle.pulse.remote()) for w in workers])]
+
+    def first_lost(self, calls: Sequence[Call]) -> WorkerLost | None:
+        """Whose process died, of workers that wait for each other: who only said that another went away is not meant."""
+        for call in calls:
+            if ray.wait([call.ref], timeout=_TOLD_S)[0]:
+                try:
+                    self.result(call)
+                except WorkerLost as lost:
+                    return lost
+                except LmmR1Error:
+                    continue
+        return None
 
     def kill(self, worker: Worker, stacks: bool = False) -> None:
         """End a worker's process, whatever state it is in. stacks: let it write its stacks first, if it can."""
