@@ -16,7 +16,9 @@ import pytest
 
 from tests.distributed.support import required
 
-ray = required("ray")
+required("ray")
+
+import ray  # noqa: E402
 
 from lmm_r1.config import Cluster as Knobs  # noqa: E402
 from lmm_r1.distributed import keeper  # noqa: E402

@@ -11,7 +11,9 @@ import numpy as np
 
 from tests.distributed.support import required
 
-ray = required("ray")
+required("ray")
+
+import ray  # noqa: E402
 
 from lmm_r1.chain import run_recipe  # noqa: E402
 from lmm_r1.distributed.keeper import descendants  # noqa: E402

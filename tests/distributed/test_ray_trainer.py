@@ -57,7 +57,7 @@ def images() -> ImageStore:
 def trainer(cluster: Cluster, images: ImageStore) -> Iterator[RayTrainer]:
     arguments: dict[str, Any] = {
         "limit_s": 60.0, "start": str(MICRO_DIR), "model": Model().model_dump(), "stage": STAGE.model_dump(by_alias=True),
-        "exact": True, "critic_seed": 3, "offload": False, "device": "cpu",
+        "exact": True, "critic_seed": 3, "offload": False, "device": "cpu", "sequence": cluster.knobs.sequence,
     }  # fmt: skip
     made = RayTrainer(cluster, images, arguments)
     try:

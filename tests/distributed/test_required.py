@@ -9,7 +9,7 @@ from tests.distributed.support import required
 
 def test_a_missing_library_skips_unless_it_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch a test run that was meant to try Ray and quietly tried nothing."""
-    assert required("json").dumps({}) == "{}"
+    required("json")
     monkeypatch.setenv("LMM_R1_REQUIRE", "another")
     with pytest.raises(pytest.skip.Exception, match="no_such_library"):
         required("no_such_library")

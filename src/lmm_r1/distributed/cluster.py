@@ -50,6 +50,8 @@ _STACKS_S = 1.0
 _TOLD_S = 5.0
 #: Seconds that a running cluster gets to make room for the workers.
 _ROOM_S = 30.0
+#: Seconds within which Ray says that a worker died.
+_TOLD_S = 5.0
 #: Share of the machine's memory that Ray's object store may take at most; it takes what is in it.
 _STORE_SHARE = 0.2
 _STORE_LEAST = 100 << 20

@@ -8,6 +8,7 @@ Leaves out: what makes an actor of `Host` (cluster.py) and what the object does.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import signal
 import socket
@@ -41,6 +42,7 @@ class Host:
     def __init__(self, stacks: str) -> None:
         """stacks: file for the stacks, in a folder that other machines may lack."""
         self._object: Any = None
+        self._failed = False
         if Path(stacks).parent.is_dir():
             self._stacks = Path(stacks).open("w")  # noqa: SIM115  (open as long as the process lives)
             faulthandler.register(STACKS_SIGNAL, self._stacks, all_threads=True)
@@ -52,7 +54,14 @@ class Host:
 
     def call(self, method: str, *arguments: Any) -> Any:
         """A method of the object. References among the arguments arrive as what they refer to."""
-        return getattr(self._object, method)(*arguments)
+        if self._failed:
+            gc.collect()  # a fault and its frames refer to each other, and the frames to shared memory
+            self._failed = False
+        try:
+            return getattr(self._object, method)(*arguments)
+        except BaseException:
+            self._failed = True
+            raise
 
     def pulse(self) -> Where:
         """A sign of life."""

@@ -178,7 +178,11 @@ class RayEngine:
             raise EngineError("weights cannot change while requests are running")
         self._shipment, self._digest, self._version = None, "", version
         shipment = ship(source)
-        found = self._everyone("load", lambda post: (version, shipment.manifest, *shipment.references))
+        try:
+            found = self._everyone("load", lambda post: (version, shipment.manifest, *shipment.references))
+        except BaseException:
+            del shipment  # the fault keeps this frame
+            raise
         if len(set(found)) != 1:
             differ = ", ".join(f"engine {index} {digest[:12]}" for index, digest in enumerate(found))
             self.unload()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from transformers import AutoConfig
 from lmm_r1.config import Model
 from lmm_r1.data.images import ImageStore
 from lmm_r1.distributed.host import imported
-from lmm_r1.distributed.shipment import Packed, unpack
+from lmm_r1.distributed.shipment import Packed, views
 from lmm_r1.errors import EngineError
 from lmm_r1.models.adapters import make_adapter
 from lmm_r1.models.load import resolve_folder
@@ -86,7 +87,8 @@ class Seat:
 
     def load(self, version: int, manifest: Sequence[Sequence[Packed]], *buckets: NDArray[np.uint8]) -> str:
         """Take over a shipment of weights; the digest of what arrived."""
-        return self._engine.load_weights(unpack(manifest, buckets), version)
+        pairs = (views(packed, data) for packed, data in zip(manifest, buckets, strict=True))
+        return self._engine.load_weights(chain.from_iterable(pairs), version)
 
     def set_version(self, version: int) -> None:
         """Name the weights."""

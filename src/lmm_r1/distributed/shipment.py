@@ -70,17 +70,20 @@ def ship(weights: Iterable[tuple[str, torch.Tensor]], bucket_bytes: int = BUCKET
     return Shipment(tuple(references), tuple(manifest))
 
 
-def unpack(
-    manifest: Sequence[Sequence[Packed]], buckets: Sequence[NDArray[np.uint8]]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights by name, as read-only views of the buckets."""
-    for packed, data in zip(manifest, buckets, strict=True):
-        for one in packed:
-            dtype = getattr(torch, one.dtype)
-            if not one.elements:
-                yield one.name, torch.empty(one.shape, dtype=dtype)
-                continue
-            with warnings.catch_warnings():  # nobody writes: engines copy what they are sent
-                warnings.filterwarnings("ignore", message=".*not writable.*")
-                flat = torch.frombuffer(data, dtype=dtype, count=one.elements, offset=one.start)
-            yield one.name, flat.reshape(one.shape)
+def unpack(shipment: Shipment) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights by name, as read-only views of shared memory that are good until the next bucket."""
+    for reference, packed in zip(shipment.references, shipment.manifest, strict=True):
+        yield from views(packed, ray.get(reference))
+
+
+def views(packed: Sequence[Packed], data: NDArray[np.uint8]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights of one bucket by name, as read-only views."""
+    for one in packed:
+        dtype = getattr(torch, one.dtype)
+        if not one.elements:
+            yield one.name, torch.empty(one.shape, dtype=dtype)
+            continue
+        with warnings.catch_warnings():  # nobody writes: engines copy what they are sent
+            warnings.filterwarnings("ignore", message=".*not writable.*")
+            flat = torch.frombuffer(data, dtype=dtype, count=one.elements, offset=one.start)
+        yield one.name, flat.reshape(one.shape)
