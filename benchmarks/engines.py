@@ -1,6 +1,7 @@
 """Reply tokens per second of the embedded engine and of vLLM, on the same prompts, weights and settings.
 
-Both run in this process, in turn, so that what else the machine does meets both. The first round of each only warms up.
+Both run in this process, in turn, so that what else the machine does meets both. The first round of each only warms up. Beside
+the wall clock stands the processor's time, which other work hardly moves: with one thread it is the engine's own.
 
     python benchmarks/engines.py [--prompts 16] [--siblings 8] [--tokens 64] [--rounds 4]
 
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    torch.set_num_threads(asked.threads)  # and OMP_NUM_THREADS for vLLM's kernels
     images = ImageStore()
     adapter = QwenVLAdapter.from_folder(MICRO_DIR, images, Model())
     model = load_model(MICRO_DIR)
@@ -51,6 +52,7 @@ def main() -> None:
     for kind in ("text", "geometry"):
         prompts = [adapter.encode(p.messages) for p in suite(kind).problems(images, asked.prompts)]
         speeds: dict[str, list[float]] = {name: [] for name in engines}
+        work: dict[str, list[float]] = {name: [] for name in engines}
         lengths: dict[str, list[int]] = {name: [] for name in engines}
         for number in range(asked.rounds):
             for name, engine in engines.items():
@@ -58,16 +60,20 @@ def main() -> None:
                     Request(i, prompt.token_ids, prompt.images, seed=number * slots + i, max_new_tokens=asked.tokens)
                     for i, prompt in enumerate(p for p in prompts for _ in range(asked.siblings))
                 ]
-                begin = time.perf_counter()
+                begin, busy = time.perf_counter(), time.process_time()
                 engine.submit(requests)
                 written = [len(reply.token_ids) for reply in engine.finished()]
                 if number:
                     speeds[name].append(sum(written) / (time.perf_counter() - begin))
+                    work[name].append(sum(written) / (time.process_time() - busy))
                     lengths[name] += written
         for name in engines:
             all_of_them = ", ".join(f"{speed:,.0f}" for speed in speeds[name])
-            median, length = np.median(speeds[name]), np.mean(lengths[name])
-            print(f"{kind:9} {name:9} {median:8,.0f} tokens/s (rounds: {all_of_them}), {length:.1f} tokens a reply")
+            median, busy, length = np.median(speeds[name]), np.median(work[name]), np.mean(lengths[name])
+            print(
+                f"{kind:9} {name:9} {median:8,.0f} tokens/s (rounds: {all_of_them}), {busy:,.0f} by processor time, "
+                f"{length:.1f} tokens a reply"
+            )
 
 
 if __name__ == "__main__":

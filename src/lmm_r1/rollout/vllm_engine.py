@@ -262,7 +262,7 @@ class VllmEngine:
         self._ready = False
 
     def score(self, token_ids: Int32, images: Sequence[Image], temperature: float = 1.0) -> Float32:
-        """Log-prob float32[T] of every token of a stream, through this engine's layers and none of its caches; 0 for the first
+        """Log-prob float32[T] of every token of a stream, through this engine's layers, without its prefix cache; 0 for the first
         token and for media tokens. EngineError without weights, while requests are running, when placeholders and
         pictures disagree, or for a stream longer than the context."""
         self._must_be_ready()
@@ -289,10 +289,8 @@ class VllmEngine:
             if not self._fault:
                 self._workers("lmm_r1_scoring", None)
         flat = found[0].prompt_logprobs
-        first = [
-            flat.logprobs[start] for start in flat.start_indices[1:]
-        ]  # of each token itself; nothing for the first
-        out[1:] = first
+        # At each position its own token comes first; there is nothing for the first position.
+        out[1:] = [flat.logprobs[start] for start in flat.start_indices[1:]]
         out[np.isin(token_ids, self._adapter.banned_ids)] = 0
         return out
 
