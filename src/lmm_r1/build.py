@@ -222,7 +222,7 @@ class Workshop:
         arguments = {
             "start": folder, "model": self.recipe.model.model_dump(), "stage": stage.model_dump(by_alias=True),
             "exact": exact_sampler(self.recipe, stage), "critic_seed": critic_seed, "device": self.device,
-            "offload": self.recipe.cluster.offload,
+            "offload": self.recipe.cluster.offload, "sequence": self.recipe.cluster.sequence,
         }  # fmt: skip
         self._ranks = RayTrainer(self.cluster(), self.images, arguments)
         return self._ranks

@@ -308,6 +308,9 @@ class Cluster(Knobs):
     ahead: int = Field(
         0, ge=0, le=1, description="steps that sampling may be ahead of learning; importance weights correct for it"
     )
+    sequence: Positive = Field(
+        1, description="neighbouring ranks that share every row, so that long replies fit; it divides ranks"
+    )
     offload: bool = Field(False, description="keep the ranks' shards in host memory between uses (FSDP2's CPU offload)")
     lost_s: float = Field(60.0, gt=0, description="seconds without a sign of life after which a worker counts as lost")
     restarts: int = Field(3, ge=0, description="how many times lost workers may be started anew in a run")
@@ -316,6 +319,8 @@ class Cluster(Knobs):
     def _elsewhere(self) -> Cluster:
         if self.ahead and not self.address:
             raise ValueError("ahead = 1 needs processes of its own for sampling: set cluster.address")
+        if self.ranks % self.sequence:
+            raise ValueError(f"ranks = {self.ranks} cannot share rows by sequence = {self.sequence}")
         return self
 
 
@@ -430,6 +435,9 @@ class Recipe(Knobs):
                 raise ValueError(
                     f"stage.{name} samples {stage.episodes} replies, but {' + '.join(stage.rollouts_of)} sample {wanted}"
                 )
+            whole = stage.algorithm.name == "gspo" or stage.algorithm.importance_level == "sequence"
+            if whole and self.cluster.sequence > 1:
+                raise ValueError(f"stage.{name}.algorithm weighs whole sequences, which cluster.sequence > 1 splits")
             if stage.lora is not None and self.cluster.address:
                 raise ValueError(f"stage.{name}.lora: adapters are not sharded; train them without cluster.address")
             if stage.rollout.max_prompt_tokens + stage.rollout.max_new_tokens > self.engine.max_context:

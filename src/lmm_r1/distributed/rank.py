@@ -49,12 +49,13 @@ class Rank:
         exact: bool,
         critic_seed: int,
         offload: bool,
+        sequence: int,
         device: str,
     ) -> None:
         """index of world ranks. meeting: "file:///path" (one machine, loopback) or "tcp://host:port"; limit_s: of a collective.
 
         start: the model folder that the stage starts from. model, stage: fields of config.Model and config.Stage.
-        exact: whether engine and trainer compute alike (see make_algorithm). device: "cpu", or "cuda" = the GPU that this
+        offload, sequence: see FsdpTrainer. exact: whether engine and trainer compute alike (see make_algorithm). device: "cpu", or "cuda" = the GPU that this
         process was given.
         """
         knobs, stage_knobs = Model(**model), Stage.model_validate(stage)
@@ -91,6 +92,7 @@ class Rank:
             mesh=init_device_mesh(device, (world,)),
             dtype=DTYPES[knobs.dtype],
             offload=offload,
+            sequence=sequence,
         )
         self._index = index
 

@@ -61,14 +61,19 @@ class RayTrainer:
 
     def anchors(self, rollouts: Sequence[Rollout], needs: frozenset[str]) -> list[Anchors]:
         """As LocalTrainer's."""
-        shares = shares_of(rollouts, len(self.workers))
+        shares = self._shares(rollouts)
         calls = []
         for at, share in enumerate(shares):
             mine = [rollouts[i] for i in share]
             calls.append(self._call(at, "anchors", self._pictures(at, mine), mine, sorted(needs)))
+        said = self._results(calls)
+        together = (
+            self._cluster.knobs.sequence
+        )  # neighbours that share rows: each knows its own tokens, and 0 elsewhere
         found: dict[int, Anchors] = {}
-        for share, anchors in zip(shares, self._results(calls), strict=True):
-            found |= zip(share, anchors, strict=True)
+        for at in range(0, len(shares), together):
+            for i, parts in zip(shares[at], zip(*said[at : at + together], strict=True), strict=True):
+                found[i] = parts[0] if together == 1 else _joined(parts, "old" in needs)
         return [found[i] for i in range(len(rollouts))]
 
     def update(self, samples: Sequence[Sample], algorithm: Algorithm) -> dict[str, float]:
@@ -80,7 +85,7 @@ class RayTrainer:
         kl_coef = float(algorithm.parameters["kl_coef"])  # type: ignore[arg-type]  # a number, as in the recipe
         rollouts = [sample.rollout for sample in samples]
         calls = []
-        for at, share in enumerate(shares_of(rollouts, len(self.workers))):
+        for at, share in enumerate(self._shares(rollouts)):
             pictures = self._pictures(at, [rollouts[i] for i in share])
             mine = ([found[i] for i in share] for found in (samples, weights, value_weights))
             calls.append(self._call(at, "step", pictures, *mine, kl_coef))
@@ -90,8 +95,8 @@ class RayTrainer:
         """As LocalTrainer's."""
         wanted = [self._missing(at, {image.sha for image in images}) for at in range(len(self.workers))]
         calls = [self._call(at, "score", wanted[at], token_ids, tuple(images)) for at in range(len(self.workers))]
-        first: Float32 = self._results(calls)[0]
-        return first
+        said: list[Float32] = self._results(calls)[: self._cluster.knobs.sequence]
+        return np.sum(said, axis=0, dtype=np.float32)
 
     def weights(self) -> Iterable[tuple[str, torch.Tensor]]:
         """As LocalTrainer's, as read-only views of shared memory that are good until the next tensor."""
@@ -124,6 +129,12 @@ class RayTrainer:
         host, port = self._results([self._cluster.meeting_point(self.workers[0])])[0]
         return f"tcp://{host}:{port}"
 
+    def _shares(self, rollouts: Sequence[Rollout]) -> list[list[int]]:
+        """What each rank gets: neighbours that share rows get the same."""
+        together = self._cluster.knobs.sequence
+        shares = shares_of(rollouts, len(self.workers) // together)
+        return [share for share in shares for _ in range(together)]
+
     def _pictures(self, at: int, rollouts: Sequence[Rollout]) -> dict[str, NDArray[np.uint8]]:
         return self._missing(at, {image.sha for rollout in rollouts for image in rollout.images})
 
@@ -150,6 +161,18 @@ class RayTrainer:
             if lost_one is not None:  # the others only said that it no longer answers them
                 raise _stopped(lost_one) from None
             raise
+
+
+def _joined(parts: Sequence[Anchors], asked_old: bool) -> Anchors:
+    """The anchors of one rollout from ranks that each know some of its tokens; the sampler's log-probs they all know."""
+
+    def added(arrays: Sequence[Float32 | None]) -> Float32 | None:
+        known = [array for array in arrays if array is not None]
+        return np.sum(known, axis=0, dtype=np.float32) if known else None
+
+    old = added([part.old_logprobs for part in parts]) if asked_old else parts[0].old_logprobs
+    assert old is not None
+    return Anchors(old, added([part.ref_logprobs for part in parts]), added([part.values for part in parts]))
 
 
 def _stopped(lost: WorkerLost) -> EngineError:

@@ -27,13 +27,20 @@ from typing import Any
 from lmm_r1.errors import Fault, FolderInUseError, RecipeError
 from lmm_r1.runs.jsonl import write_json, write_text
 
-#: Fields that may change between two sessions of one run: they alter no weight and no number.
+#: Fields that may change between two sessions of one run: they alter no weight and no number, or, as the processes of a
+#: cluster do, none beyond rounding: a run goes on with as many as there are.
 FREE_FIELDS = (
     "description",
     "compare",
     "save.keep",
     "save.rollout_groups",
     "guards",
+    "cluster.address",
+    "cluster.ranks",
+    "cluster.engines",
+    "cluster.layout",
+    "cluster.sequence",
+    "cluster.offload",
     "cluster.lost_s",
     "cluster.restarts",
 )
