@@ -8,26 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lmm_r1.build import ENGINES
 from lmm_r1.chain import run_recipe
-from lmm_r1.config import Model
-from lmm_r1.data.images import ImageStore
-from lmm_r1.evaluation.suites import suite
-from lmm_r1.models.load import load_model
-from lmm_r1.models.micro import MICRO_DIR
-from lmm_r1.models.qwen_vl import QwenVLAdapter
 from lmm_r1.recipes import load_recipe
 from lmm_r1.rollout.weights import digest
 from lmm_r1.trainers.local import score_stream
-from lmm_r1.types import Request
 from tests.distributed.support import required
 from tests.rollout.engine_fixture import make_kit, weights_of
 from tests.tiny import tiny_recipe
 
-required("ray")
 required("vllm")
-from lmm_r1.distributed.seat import Seat  # noqa: E402
-from lmm_r1.distributed.shipment import ship  # noqa: E402
 from lmm_r1.rollout.vllm_engine import VllmEngine  # noqa: E402
 
 VLLM = ['engine.kind="vllm"']
@@ -69,34 +58,3 @@ def test_a_head_of_its_own_is_synced_too(tmp_path: Path) -> None:
                 kit.model.lm_head.weight.mul_(1.5)
     finally:
         engine.close()
-
-
-def test_a_worker_of_a_cluster_can_hold_it() -> None:
-    """Catches arguments that only an engine in the trainer's process understands, and pictures that do not reach vLLM. Ray is not
-    needed for it: a seat is what runs in its worker."""
-    store = ImageStore()
-    adapter = QwenVLAdapter.from_folder(MICRO_DIR, store, Model())
-    problems = [suite(name).problems(store, 1)[0] for name in ("text", "geometry")]
-    prompts = [adapter.encode(problem.messages) for problem in problems]
-    pictures = {image.sha: store.get(image.sha) for prompt in prompts for image in prompt.images}
-    assert pictures
-    model = load_model(MICRO_DIR)
-    weights = [(name, parameter.detach()) for name, parameter in model.named_parameters()]
-    arguments = {"folder": str(MICRO_DIR), "model": Model().model_dump(), "slots": 8, "max_context": 256}
-    seats = {kind: Seat(ENGINES[kind], arguments) for kind in ("embedded", "vllm")}
-    try:
-        scores = {}
-        for kind, seat in seats.items():
-            assert seat.dtype() == "float32" and seat.load(ship(weights), 1) == digest(weights)
-            scores[kind] = [seat.score(pictures, p.token_ids, p.images, 0.8) for p in prompts]
-            seat.wake(("weights", "cache"))
-            requests = [Request(n, p.token_ids, p.images, n, 8) for n, p in enumerate(prompts)]
-            replies = seat.advance(pictures, [], requests)
-            while len(replies) < len(requests):
-                replies += seat.advance({}, [], [])
-            assert sorted(reply.id for reply in replies) == [0, 1]
-            seat.rest()
-        for ours, theirs in zip(scores["vllm"], scores["embedded"], strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
-    finally:
-        seats["vllm"]._engine.close()  # type: ignore[attr-defined]
