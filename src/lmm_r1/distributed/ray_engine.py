@@ -176,15 +176,17 @@ class RayEngine:
         """
         if self._open():
             raise EngineError("weights cannot change while requests are running")
-        self._shipment, self._digest, self._version = None, "", version
+        self._drop()
+        self._version = version
         shipment = ship(source)
         try:
             found = self._everyone("load", lambda post: (version, shipment.manifest, *shipment.references))
         except BaseException:
-            del shipment  # the fault keeps this frame
+            shipment.release()
             raise
         if len(set(found)) != 1:
             differ = ", ".join(f"engine {index} {digest[:12]}" for index, digest in enumerate(found))
+            shipment.release()
             self.unload()
             raise EngineError(f"the engines hold different weights: {differ}")
         self._shipment, self._digest = shipment, found[0]
@@ -218,7 +220,7 @@ class RayEngine:
         """Refuse to sample until weights arrive again. EngineError while requests are running."""
         if self._open():
             raise EngineError("weights cannot go while requests are running")
-        self._shipment = None
+        self._drop()
         self._everyone("unload")
 
     def score(self, token_ids: Int32, images: Sequence[Image], temperature: float = 1.0) -> Float32:
@@ -238,9 +240,16 @@ class RayEngine:
         """End the worker processes. The engine cannot be used any more."""
         for post in self._posts:
             self._cluster.kill(post.worker)
-        self._posts, self._shipment = [], None
+        self._posts = []
+        self._drop()
 
     # ---- commands and answers
+
+    def _drop(self) -> None:
+        """Forget the weights, and let them go from shared memory."""
+        if self._shipment is not None:
+            self._shipment.release()
+        self._shipment, self._digest = None, ""
 
     def _open(self) -> bool:
         """Whether any request waits or runs."""

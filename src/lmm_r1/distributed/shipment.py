@@ -38,8 +38,12 @@ class Packed(NamedTuple):
 class Shipment:
     """references: to the buckets, uint8 bytes in the object store. manifest: what lies in each."""
 
-    references: tuple[Any, ...]
+    references: list[Any]
     manifest: tuple[tuple[Packed, ...], ...]
+
+    def release(self) -> None:
+        """Let the buckets go, whoever still holds this: a fault keeps the frames that it passed, and what they held."""
+        self.references.clear()
 
 
 def ship(weights: Iterable[tuple[str, torch.Tensor]], bucket_bytes: int = BUCKET_BYTES) -> Shipment:
@@ -67,7 +71,7 @@ def ship(weights: Iterable[tuple[str, torch.Tensor]], bucket_bytes: int = BUCKET
         parts += [flat, np.zeros(-len(flat) % _ALIGNED, np.uint8)]
         size += len(flat) + len(parts[-1])
     put()
-    return Shipment(tuple(references), tuple(manifest))
+    return Shipment(references, tuple(manifest))
 
 
 def unpack(shipment: Shipment) -> Iterator[tuple[str, torch.Tensor]]:
