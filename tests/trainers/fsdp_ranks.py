@@ -37,7 +37,13 @@ STEPS = 3
 
 
 def trainer(
-    case: str, mesh: object = None, checkpointing: bool = False, sequence: int = 1, **update: object
+    case: str,
+    mesh: object = None,
+    checkpointing: bool = False,
+    sequence: int = 1,
+    dtype: torch.dtype = torch.float32,
+    offload: bool = False,
+    **update: object,
 ) -> LocalTrainer:
     """The trainer of a case, local or sharded, over the same random networks."""
     trunk = CASES[case][1]
@@ -48,10 +54,10 @@ def trainer(
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     settings = SETTINGS.model_copy(update=update)
-    parts = (model, random_model(3), PlainAdapter(random_model(2)), settings, STEPS)
+    parts = (model, random_model(3).to(dtype), PlainAdapter(random_model(2)), settings, STEPS)
     if mesh is None:
         return LocalTrainer(*parts, critic=critic)
-    return FsdpTrainer(*parts, critic=critic, mesh=mesh, sequence=sequence)  # type: ignore[arg-type]
+    return FsdpTrainer(*parts, critic=critic, mesh=mesh, sequence=sequence, dtype=dtype, offload=offload)  # type: ignore[arg-type]
 
 
 def made_rollouts() -> list[Rollout]:
@@ -144,6 +150,23 @@ def job_checkpointing(folder: Path, mesh: object, rank: int, world: int) -> None
         owner.accumulate(samples, algorithm, *step_weights(everything(samples, rollouts, mine), algorithm, mine))
         grads = {n: whole(p.grad) for n, p in networks(owner).items() if p.grad is not None}
         save_file(grads, folder / f"{name}.{rank}.safetensors")
+
+
+def job_narrow(folder: Path, mesh: object, rank: int, world: int) -> None:
+    """The gradient when layers compute in bfloat16 and shards stay in host memory, of a policy with a separate critic."""
+    rollouts = made_rollouts()
+    mine = shares(len(rollouts), world)[rank]
+    owner, algorithm = trainer("ppo", mesh, dtype=torch.bfloat16, offload=True), make_algorithm(CASES["ppo"][0])
+    samples = samples_of(owner, rollouts[mine], algorithm, mine.start)
+    weights = step_weights(everything(samples, rollouts, mine), algorithm, mine)
+    owner.accumulate(samples, algorithm, *weights)
+    grads = {n: whole(p.grad) for n, p in networks(owner).items() if p.grad is not None}
+    owner._drop()
+    before = {n: whole(p) for n, p in networks(owner).items()}
+    owner.step(samples, algorithm, *weights, lr=1e-6)
+    moved = {f"moved.{n}": whole(p) - before[n] for n, p in networks(owner).items()}
+    sent = {f"sent.{n}": w for n, w in owner.weights()}
+    save_file({**grads, **moved, **sent}, folder / f"narrow.{rank}.safetensors")
 
 
 def job_steps(folder: Path, mesh: object, rank: int, world: int) -> None:

@@ -115,6 +115,23 @@ def test_recomputed_activations_and_frozen_parts(tmp_path: Path) -> None:
             assert mine.keys() == wanted.keys() and gap(mine, wanted) < 2e-5
 
 
+def test_layers_compute_in_bfloat16_over_float32_shards(tmp_path: Path) -> None:
+    """Catches masters in bfloat16, in which a step of 1e-6 vanishes, gradients that are reduced in it, an engine that is sent
+    float32, and a critic's float32 head that does not fit its trunk."""
+    ranks(tmp_path, 2, "narrow")
+    rollouts = made_rollouts()
+    owner, algorithm = trainer("ppo"), make_algorithm(CASES["ppo"][0])
+    samples = samples_of(owner, rollouts, algorithm)
+    owner.accumulate(samples, algorithm, *step_weights(samples, algorithm, slice(None)))
+    wanted = {n: p.grad for n, p in networks(owner).items() if p.grad is not None}
+    for mine in together(tmp_path, "narrow", 2):
+        assert all(mine[n].dtype == torch.float32 for n in wanted)
+        assert 1e-4 < gap({n: mine[n] for n in wanted}, wanted) < 0.1  # bfloat16 has 8 bits
+        moved = torch.cat([mine[f"moved.{n}"].flatten() for n in wanted])
+        assert float((moved != 0).float().mean()) > 0.5 and float(moved.abs().max()) < 2e-6
+        assert all(t.dtype == torch.bfloat16 for n, t in mine.items() if n.startswith("sent."))
+
+
 def test_any_number_of_ranks_resumes_any_other(tmp_path: Path) -> None:
     """1 -> 2 -> 1 ranks, then one process without shards, and back. Catches a shard lost, moments that are not restored
     (the second step would differ), and formats that do not read each other."""

@@ -100,7 +100,7 @@ class FsdpTrainer(LocalTrainer):
         self._narrow = MixedPrecisionPolicy(
             param_dtype=None if dtype == torch.float32 else dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
-        self._offload = CPUOffloadPolicy() if offload else OffloadPolicy()
+        self._offload = CPUOffloadPolicy(pin_memory=mesh.device_type != "cpu") if offload else OffloadPolicy()
         self._roots: dict[int, nn.Module] = {}
         self._row = _neighbours(mesh, sequence)
         device = "cpu" if mesh.device_type == "cpu" else f"{mesh.device_type}:{torch.cuda.current_device()}"

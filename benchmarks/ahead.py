@@ -1,0 +1,82 @@
+"""Seconds a step when sampling runs one step ahead of learning, against one after the other, in turn (A B A B).
+
+    python benchmarks/ahead.py [--rounds 2] [--steps 8]
+
+One engine and one rank, a process with one thread each, on replies of uneven length. Both ways learn from the same number of
+samples; the mean reward of the last steps of each is printed beside the seconds. Needs Ray.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lmm_r1.chain import run_recipe
+from lmm_r1.recipes import load_recipe
+from lmm_r1.runs.live import LiveView
+
+RECIPE = """
+name = "ahead"
+seed = {seed}
+[engine]
+slots = 64
+max_context = 256
+[evaluate]
+sets = []
+[save]
+every = 0
+[cluster]
+address = "local"
+ahead = {ahead}
+[stage.fre]
+from = "base"
+steps = {steps}
+data = [{{ source = "synthetic", domain = "text" }}]
+rollout = {{ prompts = 32, siblings = 8, max_new_tokens = 96, max_prompt_tokens = 128 }}
+update = {{ lr = 1e-4, micro_tokens = 2048 }}
+"""
+
+
+def measured(ahead: int, steps: int, seed: int) -> list[dict[str, float]]:
+    """The metrics of each step of one run."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ahead.toml"
+        path.write_text(RECIPE.format(ahead=ahead, steps=steps, seed=seed))
+        run_recipe(load_recipe(path), path, Path(folder) / "run", live=LiveView())
+        lines = (Path(folder) / "run" / "fre" / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def main() -> None:
+    """Print medians, their ratio, and the rewards with 95 % intervals over steps and rounds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=8)
+    asked = parser.parse_args()
+    torch.set_num_threads(2)
+    seconds: dict[int, list[float]] = {0: [], 1: []}
+    rewards: dict[int, list[float]] = {0: [], 1: []}
+    for seed in range(asked.rounds):
+        for ahead in (0, 1):
+            lines = measured(ahead, asked.steps, seed)
+            took = [sum(v for k, v in line.items() if k.startswith("seconds/")) for line in lines]
+            seconds[ahead] += took[2:]  # the first step is sampled before anything can be learned, and caches fill
+            rewards[ahead] += [line["reward/mean"] for line in lines[-asked.steps // 2 :]]
+            print(f"ahead = {ahead}, seed {seed}: {statistics.median(took[2:]):.2f} s a step", flush=True)
+    for ahead in (0, 1):
+        spread = 1.96 * float(np.std(rewards[ahead], ddof=1)) / len(rewards[ahead]) ** 0.5
+        print(
+            f"ahead = {ahead}: median {statistics.median(seconds[ahead]):.2f} s a step, mean reward of the last half "
+            f"{np.mean(rewards[ahead]):.3f} +- {spread:.3f}"
+        )
+    print(f"ratio of the medians: {statistics.median(seconds[0]) / statistics.median(seconds[1]):.2f}")
+
+
+if __name__ == "__main__":
+    main()
