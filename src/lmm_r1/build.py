@@ -27,7 +27,7 @@ from lmm_r1.data.stream import First, ProblemStream, Source
 from lmm_r1.data.synthetic.problems import SyntheticSource
 from lmm_r1.envs.episode import dice
 from lmm_r1.envs.games import draw_problem, game, open_environment, options_of
-from lmm_r1.errors import DataError, Fault, RecipeError
+from lmm_r1.errors import DataError, Fault, RankLostError, RecipeError
 from lmm_r1.evaluation.evaluate import SetResult, evaluate_set
 from lmm_r1.evaluation.suites import suite
 from lmm_r1.models.adapters import make_adapter
@@ -226,6 +226,13 @@ class Workshop:
         }  # fmt: skip
         self._ranks = RayTrainer(self.cluster(), self.images, arguments)
         return self._ranks
+
+    def start_anew(self, lost: RankLostError) -> None:
+        """Allow new ranks after a loss, and end those that are left. EngineError when the run has had its restarts."""
+        self.cluster().count_restart(lost)
+        if self._ranks is not None:
+            self._ranks.close()
+            self._ranks = None
 
     def forget(self, keep: Collection[str]) -> None:
         """Drop all pictures but these, here and in the cluster's trainer."""

@@ -21,7 +21,7 @@ from lmm_r1.build import Workshop, base_folder, device_of, evaluate_with, probes
 from lmm_r1.check import check_cluster, check_engine, check_extras
 from lmm_r1.config import PLAYERS, Evaluate, Recipe, Stage
 from lmm_r1.data.images import ImageStore
-from lmm_r1.errors import CheckpointError, Fault, RecipeError
+from lmm_r1.errors import CheckpointError, Fault, RankLostError, RecipeError
 from lmm_r1.evaluation.evaluate import SetResult, evaluate_player, result_from
 from lmm_r1.evaluation.results import results_of
 from lmm_r1.evaluation.suites import suite
@@ -36,7 +36,7 @@ from lmm_r1.runs.jsonl import fsync_folder, write_json
 from lmm_r1.runs.live import LiveView
 from lmm_r1.runs.provenance import provenance
 from lmm_r1.seams import ModelAdapter
-from lmm_r1.train import Signals, train_stage
+from lmm_r1.train import Signals, StageRun, train_stage
 from lmm_r1.trainers.local import LocalTrainer, score_stream
 
 #: The largest log-prob difference between a stage's trainer and its exported, reloaded model.
@@ -166,9 +166,7 @@ def run_stage(shop: Workshop, name: str, results: dict[str, dict[str, SetResult]
             model = shop.model(start, stage.lora, seed_of(recipe.seed, name, "adapters") % 2**31)
             adapter = shop.adapter(start)
             engine = shop.engine(model.config, adapter, start)
-            run = stage_run(shop, name, stage, folder, model, adapter, engine, scorer, start)
-            train_stage(run)
-        run.tracker.close()
+            run = _trained(shop, lambda: stage_run(shop, name, stage, folder, model, adapter, engine, scorer, start))
         trainer = cast(ScoringTrainer, run.trainer)  # as Workshop.trainer makes them
         # Proved before it gets its name: a model/ that is there is taken for finished by every later call.
         unproved = folder.path / ".model_unproved"
@@ -180,6 +178,19 @@ def run_stage(shop: Workshop, name: str, results: dict[str, dict[str, SetResult]
         fsync_folder(folder.path)
     if recipe.evaluate.sets:
         results[name] = evaluate_arm(shop, name, recipe.evaluate.prompt, engine, adapter)
+
+
+def _trained(shop: Workshop, assemble: Callable[[], StageRun]) -> StageRun:
+    """A stage's objects after its last step; with new ranks, from the last checkpoint, as often as ranks may be lost."""
+    while True:
+        run = assemble()
+        try:
+            train_stage(run)
+            return run
+        except RankLostError as lost:
+            shop.start_anew(lost)
+        finally:
+            run.tracker.close()
 
 
 def check_hand_off(

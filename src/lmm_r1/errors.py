@@ -75,6 +75,10 @@ class EngineError(LmmR1Error):
     exit_code = 7
 
 
+class RankLostError(EngineError):
+    """A rank of a trainer is lost, and its part of the weights with it: the stage can go on from its last checkpoint."""
+
+
 class Interrupted(LmmR1Error):
     """SIGINT or SIGTERM arrived and the run was saved; exit_code is 128 + the signal's number."""
 

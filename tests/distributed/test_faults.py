@@ -84,19 +84,21 @@ def test_a_killed_driver_goes_on_with_another_number_of_ranks(undisturbed: tuple
     assert gap(run, whole) < 1e-5
 
 
-def test_a_lost_engine_is_replaced_and_a_lost_rank_stops_the_run(
+def test_lost_engines_and_ranks_are_replaced_until_restarts_run_out(
     undisturbed: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """Catches replies lost or given twice when an engine dies while it works, a failed rollout that counts as a wrong answer,
-    a run that hangs or trains on without a rank, and a message that does not say what to do."""
+    a run that hangs or trains on without a rank, restarts without end, and a message that does not say what to do."""
     path, whole = undisturbed
-    run, settings = tmp_path / "run", ("cluster.ranks=2", "cluster.engines=2")
+    run, settings = tmp_path / "run", ("cluster.ranks=2", "cluster.engines=2", "cluster.restarts=1")
     done = train(path, run, "engine:submit:1,rank:update:2", *settings)
     said = done.stdout + done.stderr
     assert done.returncode == 7, said[-3000:]
     assert "engine 0" in said and "started anew" in said
     assert "rank 1" in said and "resumes from the last checkpoint" in said
-    done = train(path, run, "", *settings)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    done = train(path, run, "rank:update:1", *settings)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said[-3000:]
+    assert "rank 1" in said and "ranks are started anew (0 restarts left)" in said
     assert groups(run) == groups(whole)
     assert gap(run, whole) < 1e-5

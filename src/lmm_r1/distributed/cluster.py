@@ -40,7 +40,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from lmm_r1.config import Cluster as Knobs
 from lmm_r1.distributed import keeper
 from lmm_r1.distributed.host import STACKS_SIGNAL, Host, Where
-from lmm_r1.errors import EngineError, Fault, LmmR1Error
+from lmm_r1.errors import EngineError, Fault, LmmR1Error, RankLostError
 
 #: Seconds that a cluster, or a worker's process, may take to come up; a busy machine needs half a minute.
 START_LIMIT_S = 180.0
@@ -407,18 +407,20 @@ class Cluster:
                 os.kill(where.pid, signal.SIGKILL)
         ray.kill(worker.handle, no_restart=True)
 
-    def count_restart(self, lost: WorkerLost) -> None:
-        """Allow one more start of a lost worker. EngineError when the run has had its share."""
+    def count_restart(self, lost: WorkerLost | RankLostError) -> None:
+        """Allow one more start after a loss. EngineError when the run has had its share."""
         if self.restarts_left < 1:
             raise EngineError(
                 Fault(
-                    f"{lost} (restarted {self.knobs.restarts} times in this run, cluster.restarts allows no more)",
+                    f"{lost.faults[0].message if isinstance(lost, RankLostError) else lost} (restarted {self.knobs.restarts} times in this run, cluster.restarts allows no more)",
                     field="cluster.restarts",
                     remedy="the same command resumes from the last checkpoint",
                 )
             )
         self.restarts_left -= 1
-        self.note(f"{lost}; it is started anew ({self.restarts_left} restarts left)")
+        what = "ranks are" if isinstance(lost, RankLostError) else "it is"
+        told = lost.faults[0].message if isinstance(lost, RankLostError) else str(lost)
+        self.note(f"{told}; {what} started anew ({self.restarts_left} restarts left)")
 
     def _last_lines(self, worker: Worker) -> str:
         """The last lines that a worker wrote, where its log is on this machine."""

@@ -2,8 +2,8 @@
 
 What a rank gets is a function of the rollouts alone, the same for anchors and for the step after them. The weight of each
 token is fixed here, over the whole optimiser step, so the number of ranks changes no gradient. A rank that is lost takes its
-shards with it: the run then stops with exit code 7 and resumes from its last checkpoint, and no rollout of the unfinished step
-has moved a weight that anyone will see.
+shards with it: the stage then goes on with new ranks from its last checkpoint (chain.py), and no rollout of the steps since has
+moved a weight that anyone will see.
 Leaves out: a rank's arithmetic (trainers/fsdp.py), its commands (rank.py), and starting processes (cluster.py).
 """
 
@@ -23,7 +23,7 @@ from lmm_r1.data.images import ImageStore
 from lmm_r1.distributed.cluster import Call, Cluster, Worker, WorkerLost
 from lmm_r1.distributed.rank import Rank
 from lmm_r1.distributed.shipment import Shipment, unpack
-from lmm_r1.errors import EngineError, Fault
+from lmm_r1.errors import EngineError, Fault, RankLostError
 from lmm_r1.seams import Algorithm
 from lmm_r1.trainers.schedule import shares_of
 from lmm_r1.trainers.tally import metrics_of
@@ -54,6 +54,7 @@ class RayTrainer:
 
     def close(self) -> None:
         """End the ranks."""
+        self._outdated()
         for worker in self.workers:
             self._cluster.kill(worker)
         if self._rendezvous is not None:
@@ -80,7 +81,7 @@ class RayTrainer:
         """As LocalTrainer's. `algorithm` is the stage's; ranks have their own copy and take its KL coefficient."""
         if not any(s.rollout.trainable.any() for s in samples):
             raise ValueError("an optimiser step needs at least one trainable token")
-        self._shipment = None
+        self._outdated()
         weights, value_weights = algorithm.token_weights(samples), token_mean(samples)
         kl_coef = float(algorithm.parameters["kl_coef"])  # type: ignore[arg-type]  # a number, as in the recipe
         rollouts = [sample.rollout for sample in samples]
@@ -112,7 +113,7 @@ class RayTrainer:
 
     def load(self, folder: Path, scalars: Mapping[str, Any]) -> None:
         """The exact inverse of `save`, whoever saved."""
-        self._shipment = None
+        self._outdated()
         self._everywhere("load", str(folder.resolve()), dict(scalars))
 
     def forget(self, keep: Iterable[str]) -> None:
@@ -120,6 +121,12 @@ class RayTrainer:
         kept = set(keep)
         self._sent = [sent & kept for sent in self._sent]
         self._everywhere("forget", sorted(kept))
+
+    def _outdated(self) -> None:
+        """Let go of the weights that were gathered last."""
+        if self._shipment is not None:
+            self._shipment.release()
+            self._shipment = None
 
     def _meeting(self) -> str:
         """Where ranks find each other: a file, where all are on this machine, else a port of the first one's."""
@@ -151,7 +158,7 @@ class RayTrainer:
         return self._results([self._call(at, method, *arguments) for at in range(len(self.workers))])
 
     def _results(self, calls: Sequence[Call]) -> list[Any]:
-        """All ranks' answers. EngineError when a rank is lost, which others may notice before we do."""
+        """All ranks' answers. RankLostError when one is lost, which others may notice before we do."""
         try:
             return self._cluster.results(calls)
         except WorkerLost as lost:
@@ -175,6 +182,6 @@ def _joined(parts: Sequence[Anchors], asked_old: bool) -> Anchors:
     return Anchors(old, added([part.ref_logprobs for part in parts]), added([part.values for part in parts]))
 
 
-def _stopped(lost: WorkerLost) -> EngineError:
+def _stopped(lost: WorkerLost) -> RankLostError:
     remedy = "the same command resumes from the last checkpoint"
-    return EngineError(Fault(f"{lost}; its part of the weights is gone with it", remedy=remedy))
+    return RankLostError(Fault(f"{lost}; its part of the weights is gone with it", remedy=remedy))
