@@ -1,4 +1,4 @@
-"""A cluster of two Ray nodes that a run joins: two hosts as far as the network goes, each with a rank."""
+"""A run over two Ray nodes, started by deploy/slurm.sbatch: two hosts as far as the network goes, each with a rank."""
 
 from __future__ import annotations
 
@@ -42,22 +42,27 @@ def grad_norms(run: Path) -> list[float]:
 
 def test_ranks_on_two_hosts_give_the_gradients_of_one_process(tmp_path: Path) -> None:
     """Would catch ranks that meet on an interface, or under a host name, that other hosts do not reach; workers, weights or
-    checkpoints that only work on the driver's host; and actors or reservations that stay in a cluster which is not ours."""
+    checkpoints that only work on the driver's host; actors or reservations that stay in a cluster which is not ours; and a
+    script for Slurm that starts another cluster than the run joins, or leaves its token behind."""
     if not two_hosts_work():
         pytest.skip("needs Linux, `unshare` and `ip`, and the right to make network namespaces")
     _, path = tiny_recipe(tmp_path, steps=1)
     path.write_text(path.read_text().replace('sets = ["text", "geometry"]', "sets = []\nalso_without_prompt = false"))
     run_recipe(load_recipe(path), path, tmp_path / "one", live=LiveView())
+    run = tmp_path / "run"
+    arguments = [str(path), "--out", str(run), "--set", "cluster.lost_s=120"]
     done = subprocess.run(
-        [*UNSHARE, sys.executable, "-m", "tests.distributed.two_hosts", "main", str(path), str(tmp_path)],
+        [*UNSHARE, sys.executable, "-m", "tests.distributed.two_hosts", str(tmp_path), *arguments],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(part or os.getcwd() for part in sys.path)},
         capture_output=True, text=True, timeout=500, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
-    report = json.loads(done.stdout.splitlines()[-1])
-    assert report["here"] == "alpha" and len(report["ranks"]) == 2
-    assert all(sorted(machines) == ["alpha", "beta"] for machines in report["ranks"]), report
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["here"] == "alpha" and len(report["ranks"]) == len(report["engines"]) == 2
+    assert all(sorted(machines) == ["alpha", "beta"] for machines in report["ranks"] + report["engines"]), report
     assert report["left"] == {"actors": 0, "groups": 0, "cores": 0.0}
-    ours, theirs = grad_norms(tmp_path / "one"), grad_norms(tmp_path / "run")
+    ours, theirs = grad_norms(tmp_path / "one"), grad_norms(run)
     assert len(ours) == 2 and theirs == pytest.approx(ours, rel=2e-5)
-    assert list((tmp_path / "run" / "second" / "checkpoints").glob("step_*")), "no checkpoint of two ranks"
+    assert list((run / "second" / "checkpoints").glob("step_*")), "no checkpoint of two ranks"
+    assert not list((run / "workers").iterdir()), "files for stacks that nobody wrote"
+    assert not list(tmp_path.glob(".ray-token*")), "the job's token outlives it"

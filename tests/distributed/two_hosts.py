@@ -1,16 +1,18 @@
-"""Two hosts on one machine, a Ray node on each, and a run that joins them. Started by test_two_nodes.py with `unshare`.
+"""Two hosts on one machine, and deploy/slurm.sbatch on them. Started by test_two_nodes.py with `unshare`.
 
 Hosts are network namespaces with names of their own, joined by a cable; every process sees only its own host's interfaces.
 As on a machine with a second network, each has another interface too, to which its default route goes and which reaches nobody.
+Stand-ins for `scontrol` and `srun` name the hosts and run a command on them; `lmm-r1` is this file, which looks at the run.
 All of it lives in a namespace of processes whose first one is this program: when it ends, the kernel ends the rest.
-Arguments: a recipe, a folder to work in. Prints one JSON line: where ranks and engines ran, and what the run left in the cluster.
+Arguments: a folder to work in, and those of `lmm-r1 train`. Writes report.json: where ranks and engines ran, and what the run
+left in the cluster.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import secrets
+import shlex
 import socket
 import subprocess
 import sys
@@ -21,20 +23,30 @@ from typing import Any
 import ray
 from ray._private.state import state
 
-from lmm_r1.chain import run_recipe
+from lmm_r1 import cli
 from lmm_r1.distributed.ray_engine import RayEngine
 from lmm_r1.distributed.ray_trainer import RayTrainer
-from lmm_r1.recipes import load_recipe
-from lmm_r1.runs.live import LiveView
 
+SCRIPT = Path(__file__).resolve().parents[2] / "deploy" / "slurm.sbatch"
 #: Host -> its address on the cable.
 HOSTS = {"alpha": "10.77.0.1", "beta": "10.77.0.2"}
-#: CPU cores that Ray may give away on each: one bundle of the layout, so no host has room for both ranks.
-CORES = 2
 PORT = 6379
-HEAD = f"{HOSTS['alpha']}:{PORT}"
-KNOBS = (f"cluster.address={HEAD}", "cluster.ranks=2", "cluster.engines=1", "cluster.lost_s=120")
-LIMIT_S = 180.0
+#: What a command is run with on a host: "$0" is the host, "$@" the command.
+ON = 'exec ip netns exec "$0" unshare --uts sh -c \'hostname "$0" && exec "$@"\' "$0" "$@"'
+SCONTROL = f'#!/bin/sh\n[ "$*" = "show hostnames job_hosts" ] && printf "%s\\n" {" ".join(HOSTS)}\n'
+#: Of the two hosts, the one that is named or the one that is not left out.
+SRUN = f"""#!/bin/bash
+while [[ "$1" == --* ]]; do
+  case "$1" in
+    --nodelist=*) host=${{1#*=}} ;;
+    --exclude=alpha) host=beta ;;
+    --overlap | --nodes=1 | --ntasks=1) ;;
+    *) echo "srun does not know $1" >&2; exit 2 ;;
+  esac
+  shift
+done
+exec sh -c {shlex.quote(ON)} "$host" "$@"
+"""
 
 
 def ip(*arguments: str) -> None:
@@ -59,61 +71,42 @@ def cable() -> None:
         ip("-n", name, "route", "add", "default", "dev", "aside")
 
 
-def on(host: str, *command: str) -> list[str]:
-    """A command line that runs on a host."""
-    return ["ip", "netns", "exec", host, "unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', host, *command]
+def stand_ins(folder: Path) -> Path:
+    """Commands that the script finds in place of others."""
+    look = [sys.executable, str(Path(__file__).resolve()), "look", str(folder)]
+    commands = {"scontrol": SCONTROL, "srun": SRUN, "lmm-r1": f'#!/bin/sh\nexec {shlex.join(look)} "$@"\n'}
+    place = folder / "bin"
+    place.mkdir()
+    for name, text in commands.items():
+        (place / name).write_text(text)
+        (place / name).chmod(0o755)
+    return place
 
 
-def start(host: str, folder: Path) -> subprocess.Popen[bytes]:
-    """A Ray node."""
-    head = ("--head", f"--port={PORT}", "--temp-dir=/run/ray", "--include-dashboard=false")
-    command = [
-        *(sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block", f"--node-ip-address={HOSTS[host]}"),
-        *((*head, "--disable-usage-stats") if host == "alpha" else (f"--address={HEAD}",)),
-        *(f"--num-cpus={CORES}", "--num-gpus=0", f"--object-store-memory={100 << 20}"),
-    ]
-    with (folder / f"{host}.log").open("wb") as log:
-        return subprocess.Popen(on(host, *command), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-
-def answers(host: str) -> bool:
-    """Whether Ray's store of facts can be reached from a host."""
-    code = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 1).close()"
-    done = subprocess.run(on(host, sys.executable, "-S", "-c", code, *HEAD.split(":")), capture_output=True)
-    return done.returncode == 0
-
-
-def main(recipe: Path, folder: Path) -> None:
-    """Start everything, and let `drive` print what came of it."""
+def main(folder: Path, arguments: list[str]) -> int:
+    """Run the script on the first host; its exit code."""
     cable()
-    token = folder / "token"
-    token.touch(0o600)
-    token.write_text(secrets.token_hex(32))
-    os.environ |= {
-        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0", "RAY_enable_metrics_collection": "0", "RAY_prestart_worker_first_driver": "0",
+    search = [str(stand_ins(folder)), str(Path(sys.executable).parent), os.environ["PATH"]]
+    # One bundle of the layout has room on each host, so the ranks cannot be on one.
+    environment = {
+        **os.environ, "PATH": os.pathsep.join(search), "VENV": str(folder / "none"), "HEAD_IP": HOSTS["alpha"],
+        "RAY_PORT": str(PORT), "RAY_TEMP": "/run/ray", "SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "job_hosts",
+        "SLURM_JOB_NUM_NODES": str(len(HOSTS)), "SLURM_GPUS_ON_NODE": "1", "SLURM_CPUS_PER_TASK": "2",
+        "RAY_enable_metrics_collection": "0", "RAY_prestart_worker_first_driver": "0",
     }  # fmt: skip
-    nodes = [start("alpha", folder)]
-    deadline = time.monotonic() + LIMIT_S
-    while not answers("beta"):
-        if nodes[0].poll() is not None or time.monotonic() > deadline:
-            sys.exit("Ray's head does not start: " + (folder / "alpha.log").read_text())
-        time.sleep(0.5)
-    nodes.append(start("beta", folder))
-    drive_it = on("alpha", sys.executable, "-m", "tests.distributed.two_hosts", "drive", str(recipe), str(folder))
-    done = subprocess.run(drive_it, check=False)
-    if done.returncode:
-        sys.exit("\n".join(f"{name}: {(folder / f'{name}.log').read_text()[-2000:]}" for name in HOSTS))
+    command = ["sh", "-c", ON, "alpha", "bash", str(SCRIPT), *arguments]
+    return subprocess.run(command, env=environment, cwd=folder, stdin=subprocess.DEVNULL).returncode
 
 
-def drive(recipe: Path, folder: Path) -> None:
-    """The run itself, on the first host."""
+def look(folder: Path, arguments: list[str]) -> int:
+    """The run itself, and what becomes of its cluster; its exit code."""
     seen: dict[str, list[list[str]]] = {"ranks": [], "engines": []}
     watch(RayTrainer, lambda made: seen["ranks"].append([w.where.machine for w in made.workers]))
     watch(RayEngine, lambda made: seen["engines"].append([p.worker.where.machine for p in made._posts]))
-    joining(2)
-    run_recipe(load_recipe(recipe, KNOBS), recipe, folder / "run", live=LiveView())
-    print(json.dumps({"here": socket.gethostname(), **seen, "left": left()}), flush=True)
+    code = cli.run(arguments)
+    report = {"here": socket.gethostname(), **seen, "left": left()}
+    (folder / "report.json").write_text(json.dumps(report))
+    return code
 
 
 def watch(kind: type, told: Any) -> None:
@@ -127,20 +120,9 @@ def watch(kind: type, told: Any) -> None:
     kind.__init__ = watched  # type: ignore[misc]
 
 
-def joining(count: int) -> None:
-    """Wait until so many nodes are there."""
-    ray.init(address=HEAD, log_to_driver=False, configure_logging=False)
-    deadline = time.monotonic() + LIMIT_S
-    while sum(node["Alive"] for node in ray.nodes()) < count:
-        if time.monotonic() > deadline:
-            sys.exit("the second node does not come")
-        time.sleep(0.5)
-    ray.shutdown()
-
-
 def left() -> dict[str, Any]:
     """What is in the cluster, once it had time to see that a run ended."""
-    ray.init(address=HEAD, log_to_driver=False, configure_logging=False)
+    ray.init(address=f"{HOSTS['alpha']}:{PORT}", log_to_driver=False, configure_logging=False)
     deadline = time.monotonic() + 30.0
     while True:
         actors = [a for a in state.actor_table(None).values() if a["State"] != "DEAD"]
@@ -154,4 +136,5 @@ def left() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    (drive if sys.argv[1] == "drive" else main)(*map(Path, sys.argv[2:]))
+    first, *rest = sys.argv[1:]
+    sys.exit(look(Path(rest[0]), rest[1:]) if first == "look" else main(Path(first), rest))
