@@ -67,11 +67,12 @@ def base_folder(base: str) -> str:
     return str(MICRO_DIR) if base == "micro" else base
 
 
-def device_of(model: Model) -> str:
-    """The device that `model.device` means on this machine."""
+def device_of(model: Model, elsewhere: bool = False) -> str:
+    """The device that `model.device` means on this machine. elsewhere: workers compute, on machines that are not this one;
+    "cuda" is then taken at its word."""
     if model.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if model.device == "cuda" and not torch.cuda.is_available():
+    if model.device == "cuda" and not elsewhere and not torch.cuda.is_available():
         raise RecipeError(Fault('model.device = "cuda", but this machine has no CUDA device', field="model.device"))
     return model.device
 
