@@ -144,7 +144,7 @@ def test_the_image_is_made_from_the_checkout_for_one_user() -> None:
     last = dict(steps)  # of each instruction the last one
     assert last["USER"] not in ("root", "0") and last["HEALTHCHECK"] == "NONE"
     assert json.loads(last["ENTRYPOINT"]) == ["lmm-r1"] and "lmm-r1" in PROJECT["scripts"]
-    assert last["FROM"] == "${BASE}" and "@" in last["ARG"] or ":" in last["ARG"]
+    assert last["FROM"] == "${BASE}" and re.fullmatch(r"BASE=[\w/.]+:[\w.-]+", last["ARG"]), "a base without a version"
     sources = [word for kind, text in steps if kind == "COPY" for word in text.split()[1:-1]]
     assert sources and all((ROOT / source).exists() for source in sources)
     needed = {"pyproject.toml", PROJECT["readme"], "src", "recipes"}
@@ -156,7 +156,9 @@ def test_pins_and_extras_fit_the_package(name: str) -> None:
     """Catches a pin outside the package's bounds, two files that install other versions, and an extra that is no more."""
     text = (DEPLOY / name).read_text()
     extras = PROJECT["optional-dependencies"]
-    wanted = [Requirement(line) for line in (*PROJECT["dependencies"], *extras["ray"], *extras["vllm"], *extras["lora"])]
+    wanted = [
+        Requirement(line) for line in (*PROJECT["dependencies"], *extras["ray"], *extras["vllm"], *extras["lora"])
+    ]
     bounds = {requirement.name: requirement.specifier for requirement in wanted}
     pins = dict(re.findall(r'"([\w-]+)(?:\[\w+\])?==([\d.]+)"', text))
     assert {"torch", "vllm", "transformers", "ray"} <= set(pins)

@@ -42,15 +42,15 @@ def grad_norms(run: Path) -> list[float]:
 
 def test_ranks_on_two_hosts_give_the_gradients_of_one_process(tmp_path: Path) -> None:
     """Would catch ranks that meet on an interface, or under a host name, that other hosts do not reach; workers, weights or
-    checkpoints that only work on the driver's host; actors or reservations that stay in a cluster which is not ours; and a
-    script for Slurm that starts another cluster than the run joins, or leaves its token behind."""
+    checkpoints that only work on the driver's host, or in the folder where it was started; actors or reservations that stay in
+    a cluster which is not ours; and a script for Slurm that starts another cluster than the run joins, or leaves its token."""
     if not two_hosts_work():
         pytest.skip("needs Linux, `unshare` and `ip`, and the right to make network namespaces")
     _, path = tiny_recipe(tmp_path, steps=1)
     path.write_text(path.read_text().replace('sets = ["text", "geometry"]', "sets = []\nalso_without_prompt = false"))
     run_recipe(load_recipe(path), path, tmp_path / "one", live=LiveView())
     run = tmp_path / "run"
-    arguments = [str(path), "--out", str(run), "--set", "cluster.lost_s=120"]
+    arguments = [path.name, "--out", run.name, "--set", "cluster.lost_s=120"]
     done = subprocess.run(
         [*UNSHARE, sys.executable, "-m", "tests.distributed.two_hosts", str(tmp_path), *arguments],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(part or os.getcwd() for part in sys.path)},

@@ -45,6 +45,7 @@ while [[ "$1" == --* ]]; do
   esac
   shift
 done
+cd /  # as after `ssh`: a path that is relative leads elsewhere there
 exec sh -c {shlex.quote(ON)} "$host" "$@"
 """
 
