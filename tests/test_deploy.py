@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
+import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,3 +182,78 @@ def test_a_loop_without_a_gpu_may_drive_workers_that_have_some(monkeypatch: pyte
     assert device_of(Model(device="cuda"), elsewhere=True) == "cuda"
     with pytest.raises(RecipeError, match="no CUDA device"):
         device_of(Model(device="cuda"))
+
+
+#: Stand-ins for what the script for Slurm calls. Steps note their process and stay until they are ended; the run saves itself
+#: upon SIGTERM, which takes it a moment.
+STAND_INS = {
+    "scontrol": "printf '%s\\n' first second",
+    "srun": 'echo "$$ $*" >> steps; [ ! -e broken ] || exit 3; exec sleep 600',
+    "ray": "[ ! -e broken ]",
+    "lmm-r1": "trap 'sleep 0.5; touch saved; exit 143' TERM; echo \"$*\" > .run; mv .run run; while :; do sleep 0.1; done",
+}
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Iterator[Path]:
+    """A folder with stand-ins in which the script can run."""
+    (tmp_path / "bin").mkdir()
+    for name, text in STAND_INS.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    yield tmp_path
+    left = [pid for pid in map(int, re.findall(r"^\d+", (tmp_path / "steps").read_text(), re.MULTILINE)) if waits(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left, "steps are left"
+
+
+def waits(pid: int) -> bool:
+    """Whether a step still is there, and not another process under its number."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x00600\x00"
+    except OSError:
+        return False
+
+
+def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The script in such a folder, as a job of two machines with eight GPUs each."""
+    environment = {
+        "PATH": os.pathsep.join((str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"])),
+        "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "two", "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8",
+        "HEAD_IP": "10.0.0.1",
+    }  # fmt: skip
+    script = ["bash", str(DEPLOY / "slurm.sbatch"), *arguments]
+    return subprocess.Popen(script, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_end_of_a_slurm_job_lets_the_run_save_itself(slurm: Path) -> None:
+    """Catches a script that goes before its run has saved itself, hides how it ended, counts the machines wrongly, or leaves
+    Ray nodes or its token behind."""
+    user = ["recipes/lmm_r1_3b/mgt_geo.toml", "--with", "recipes/lmm_r1_3b/hardware/eight_80gb.toml", "--out", "a b"]
+    with started(slurm, *user) as job:
+        while not (slurm / "run").exists() or len((slurm / "steps").read_text().splitlines()) < 2:
+            assert job.poll() is None, job.stderr and job.stderr.read()
+            time.sleep(0.05)
+        assert (slurm / ".ray-token-7").stat().st_mode & 0o777 == 0o600
+        assert len((slurm / ".ray-token-7").read_text()) == 64
+        job.terminate()
+        assert job.wait(60) == 143
+    assert (slurm / "saved").exists() and not (slurm / ".ray-token-7").exists()
+    said = (slurm / "run").read_text().split()
+    assert said[0] == "train" and said[-2:] == ["a", "b"]
+    cluster = recipe_of(said[:-1]).cluster
+    assert (cluster.address, cluster.ranks, cluster.engines) == ("10.0.0.1:6379", 16, 16)
+    head, others = sorted((slurm / "steps").read_text().splitlines(), key=lambda line: "--head" not in line)
+    assert "--nodelist=first ray start --head" in head and "--node-ip-address=10.0.0.1" in head
+    assert "--ntasks=1 --exclude=first ray start --address 10.0.0.1:6379" in others
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_a_slurm_job_whose_ray_does_not_start_ends(slurm: Path) -> None:
+    """Catches machines that wait for three days for a Ray that has failed."""
+    (slurm / "broken").touch()
+    with started(slurm, "recipes/quickstart.toml") as job:
+        assert job.wait(60) not in (0, 143)
+    assert not (slurm / "run").exists() and not (slurm / ".ray-token-7").exists()
