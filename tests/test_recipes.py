@@ -11,6 +11,10 @@ from hypothesis import strategies as st
 from lmm_r1.check import check
 from lmm_r1.config import Critic, Recipe, Stage
 from lmm_r1.errors import Fault, RecipeError
+from lmm_r1.planning.assumptions import Setting
+from lmm_r1.planning.gpus import gpu_named
+from lmm_r1.planning.memory import memory_of
+from lmm_r1.planning.shapes import shape_of
 from lmm_r1.recipes import PROMPTS, dump_recipe, load_recipe, system_prompt
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
@@ -34,6 +38,10 @@ def faults(path: Path, *overrides: str) -> list[Fault]:
         load_recipe(path, overrides)
     assert caught.value.exit_code == 2
     return list(caught.value.faults)
+
+
+def hardware_file(name: str) -> Path:
+    return RECIPES / "lmm_r1_3b" / "hardware" / f"{name}.toml"
 
 
 def write(folder: Path, text: str) -> Path:
@@ -124,25 +132,57 @@ def test_3b_recipes_pass_their_check(path: Path) -> None:
 
 @pytest.mark.parametrize("hardware", HARDWARE, ids=lambda p: p.stem)
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.stem)
-def test_one_gpu_variants_change_the_machine_and_not_the_method(
+def test_hardware_changes_the_machine_and_not_the_method(
     path: Path, hardware: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a variant that a recipe does not take, that changes what is learned, or that a run folder does not keep."""
-    full, small = load_recipe(path), load_recipe(path, (), [hardware])
-    assert load_recipe(write(tmp_path, dump_recipe(small))) == small
-    four_bit = hardware.stem == "one_24gb"
-    for name, stage in small.stage.items():
-        assert stage.lora is not None and stage.lora.four_bit == four_bit
-        assert ("vision" in stage.update.freeze) == four_bit
-        kept = {"lora": None, "update": full.stage[name].update}
-        assert stage.model_copy(update=kept) == full.stage[name]
-        assert (stage.update.lr, stage.update.minibatches) == (
-            full.stage[name].update.lr,
-            full.stage[name].update.minibatches,
-        )
-    assert small.engine.max_context == full.engine.max_context and small.engine.slots < full.engine.slots
+    full, changed = load_recipe(path), load_recipe(path, (), [hardware])
+    assert load_recipe(write(tmp_path, dump_recipe(changed))) == changed
+    for name, stage in changed.stage.items():
+        theirs = full.stage[name]
+        assert stage.model_copy(update={"lora": None, "update": theirs.update}) == theirs
+        assert (stage.update.lr, stage.update.minibatches) == (theirs.update.lr, theirs.update.minibatches)
+    assert changed.engine.max_context == full.engine.max_context
+    machine = {name: getattr(full, name) for name in ("engine", "cluster", "stage")}
+    assert changed.model_copy(update=machine) == full
     monkeypatch.setattr("lmm_r1.check.find_spec", lambda library: object())  # extras, which a plain test machine lacks
     assert check(path, overlays=[hardware])["ok"]
+
+
+@pytest.mark.parametrize("name", ["one_80gb", "one_24gb"])
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.stem)
+def test_one_gpu_trains_adapters(path: Path, name: str) -> None:
+    """Catches a variant for one GPU that would hold two whole models, optimiser states, or a cluster that takes no adapters."""
+    full, small = load_recipe(path), load_recipe(path, (), [hardware_file(name)])
+    four_bit = name == "one_24gb"
+    for stage in small.stage.values():
+        assert stage.lora is not None and stage.lora.four_bit == four_bit
+        assert ("vision" in stage.update.freeze) == four_bit
+    assert small.engine.slots < full.engine.slots and not small.cluster.address
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.stem)
+def test_eight_gpus_train_all_weights_beside_as_many_engines(path: Path) -> None:
+    """Catches a variant for the published machine that leaves a GPU idle, learns less than all weights or another way than the
+    recipe, and a share of the GPU for vLLM that ranks and engine, or engine and replies, do not both fit into."""
+    full, big = load_recipe(path), load_recipe(path, (), [hardware_file("eight_80gb")])
+    assert big.stage == full.stage
+    cluster, engine = big.cluster, big.engine
+    assert (cluster.address, cluster.ranks, cluster.engines, cluster.layout) == ("local", 8, 8, "colocated")
+    assert engine.kind == "vllm" and engine.gpu_memory_utilization is not None
+    setting = Setting(gpu=gpu_named("a100-80g"), gpus=8, engine="vllm")
+    shape = shape_of(big.model.base)
+    for stage in big.stage.values():
+        memory = memory_of(big, stage, shape, setting)
+        parts = memory.collect
+        ranks = sum(
+            parts[name] for name in ("weights", "master weights", "optimiser state", "reference model", "critic")
+        )
+        share = engine.gpu_memory_utilization * setting.gpu.memory
+        # What remains of a GPU must do for the ranks, and the share for all else that sampling takes, its overhead included.
+        assert ranks < setting.gpu.memory - share
+        assert sum(parts.values()) - ranks < share
+        assert sum(memory.learn.values()) < setting.gpu.memory
 
 
 def test_overlays_merge_in_order_below_overrides(tmp_path: Path) -> None:

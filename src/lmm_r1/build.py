@@ -67,13 +67,19 @@ def base_folder(base: str) -> str:
     return str(MICRO_DIR) if base == "micro" else base
 
 
-def device_of(model: Model) -> str:
-    """The device that `model.device` means on this machine."""
+def device_of(model: Model, elsewhere: bool = False) -> str:
+    """The device that `model.device` means on this machine. elsewhere: workers compute, on machines that are not this one;
+    "cuda" is then taken at its word."""
     if model.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if model.device == "cuda" and not torch.cuda.is_available():
+    if model.device == "cuda" and not elsewhere and not torch.cuda.is_available():
         raise RecipeError(Fault('model.device = "cuda", but this machine has no CUDA device', field="model.device"))
     return model.device
+
+
+def _anywhere(folder: str) -> str:
+    """A model folder as workers find it, who may have been started in another working directory; a hub id as it is."""
+    return str(Path(folder).resolve()) if Path(folder).is_dir() else folder
 
 
 def set_threads(count: int) -> None:
@@ -172,7 +178,7 @@ class Workshop:
 
             if self._engines is not None:
                 self._engines.close()
-            arguments = {"folder": folder, "model": self.recipe.model.model_dump(), **options}
+            arguments = {"folder": _anywhere(folder), "model": self.recipe.model.model_dump(), **options}
             self._engines = RayEngine(self.cluster(), self.images, ENGINES[knobs.kind], arguments)
             return self._engines
         if knobs.kind == "vllm":
@@ -220,7 +226,7 @@ class Workshop:
         if self._ranks is not None:
             self._ranks.close()
         arguments = {
-            "start": folder, "model": self.recipe.model.model_dump(), "stage": stage.model_dump(by_alias=True),
+            "start": _anywhere(folder), "model": self.recipe.model.model_dump(), "stage": stage.model_dump(by_alias=True),
             "exact": exact_sampler(self.recipe, stage), "critic_seed": critic_seed, "device": self.device,
             "offload": self.recipe.cluster.offload, "sequence": self.recipe.cluster.sequence,
         }  # fmt: skip

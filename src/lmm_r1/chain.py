@@ -64,7 +64,7 @@ def run_recipe(
         if run.keep_recipe(text):
             local = Path(base) if Path(base).is_dir() else None
             run.write_json("provenance.json", provenance(sys.argv, text, local, torch.get_num_threads(), recipe.seed))
-        device = device_of(recipe.model)
+        device = device_of(recipe.model, elsewhere=recipe.cluster.address not in ("", "local"))
         shop = Workshop(recipe, recipe_path, run, view, signals, ImageStore(), device, recipe.model.dtype)
         results: dict[str, dict[str, SetResult]] = {}
         with closing(shop):

@@ -30,7 +30,9 @@ class Model(Knobs):
         14 * 8 * 28 * 28, description="largest canonical picture, pixels; larger ones are resized"
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the trained weights and the forward pass")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is a device")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto = cuda where the run is started on a machine with a device"
+    )
     trust_remote_code: bool = Field(False, description="run code that a model folder ships; never on by default")
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
 

@@ -46,10 +46,10 @@ from lmm_r1.errors import EngineError, Fault, LmmR1Error, RankLostError
 START_LIMIT_S = 180.0
 #: Seconds that a worker gets to write its stacks before it is killed.
 _STACKS_S = 1.0
-#: Seconds within which Ray says that a worker died.
-_TOLD_S = 5.0
-#: Seconds that a running cluster gets to make room for the workers.
-_ROOM_S = 30.0
+#: Seconds that a running cluster gets to make room for the workers: its machines may be joining still.
+_ROOM_S = 300.0
+#: Seconds of that after which the wait is told.
+_TELL_S = 10.0
 #: Seconds within which Ray says that a worker died.
 _TOLD_S = 5.0
 #: Share of the machine's memory that Ray's object store may take at most; it takes what is in it.
@@ -240,9 +240,14 @@ class Cluster:
         bundles = [dict(bundle) for bundle in self.placement.bundles]
         self._group = placement_group(bundles, strategy="PACK")
         limit = START_LIMIT_S if self._home is not None else _ROOM_S
-        if not self._group.wait(limit):
+        if self._group.wait(min(limit, _TELL_S)):
+            return
+        wanted = f"room for {len(bundles)} times {bundles[0]}"
+        if self._home is None:
+            self.note(f"the cluster has no {wanted} yet; waiting for {limit:g} s at most")
+        if not self._group.wait(max(0.0, limit - _TELL_S)):
             there = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")}
-            what = f"the cluster has no room for {len(bundles)} times {bundles[0]} (it has {there})"
+            what = f"the cluster has no {wanted} (it has {there})"
             raise EngineError(Fault(what, field="cluster", remedy="fewer ranks or engines, or another layout"))
 
     def close(self) -> None:
@@ -255,6 +260,9 @@ class Cluster:
                 if self._group is not None and self._home is None:
                     remove_placement_group(self._group)
                 ray.shutdown()
+        for worker in self._workers:
+            if worker.stacks.is_file() and not worker.stacks.stat().st_size:  # it was never asked for them
+                worker.stacks.unlink()
         self._workers, self._group = [], None
         if self._keeper is not None:
             assert self._keeper.stdin is not None and self._keeper.stdout is not None
@@ -342,7 +350,8 @@ class Cluster:
         limit = self.knobs.lost_s if worker.made else max(START_LIMIT_S, self.knobs.lost_s)
         if now - worker.sign > limit:
             self.kill(worker, stacks=True)
-            where = f"; its stacks are in {worker.stacks}" if worker.stacks.parent == self.folder else ""
+            told = worker.stacks.parent == self.folder and worker.stacks.is_file() and worker.stacks.stat().st_size
+            where = f"; its stacks are in {worker.stacks}" if told else ""
             raise WorkerLost(worker, f"no sign of life for {now - worker.sign:.1f} s{where}")
 
     def result(self, call: Call) -> Any:

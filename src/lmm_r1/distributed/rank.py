@@ -1,26 +1,24 @@
 """The worker's half of RayTrainer: one rank of a sharded trainer, with the pictures of its share.
 
-Commands come in order and to all ranks alike, so that their collectives meet. Ranks of one machine find each other through a
-file and talk over its loopback address; ranks of several through a port of the first one's machine.
-Leaves out: who gets which rollouts (ray_trainer.py), and all arithmetic (trainers/fsdp.py).
+Commands come in order and to all ranks alike, so that their collectives meet.
+Leaves out: how ranks find each other (meeting.py), who gets which rollouts (ray_trainer.py), and all arithmetic (trainers/fsdp.py).
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch.distributed.device_mesh import init_device_mesh
 
 from lmm_r1.algorithms.named import make_algorithm
 from lmm_r1.config import Model, Stage
 from lmm_r1.data.images import ImageStore
+from lmm_r1.distributed.meeting import join
 from lmm_r1.distributed.shipment import Shipment, ship
 from lmm_r1.errors import CheckpointError, EngineError, Fault
 from lmm_r1.models.adapters import make_adapter
@@ -42,6 +40,7 @@ class Rank:
         index: int,
         world: int,
         meeting: str,
+        address: str,
         limit_s: float,
         start: str,
         model: Mapping[str, Any],
@@ -52,19 +51,15 @@ class Rank:
         sequence: int,
         device: str,
     ) -> None:
-        """index of world ranks. meeting: "file:///path" (one machine, loopback) or "tcp://host:port"; limit_s: of a collective.
+        """index of world ranks. meeting, address: see meeting.join; limit_s: of a collective.
 
         start: the model folder that the stage starts from. model, stage: fields of config.Model and config.Stage.
         offload, sequence: see FsdpTrainer. exact: whether engine and trainer compute alike (see make_algorithm). device: "cpu", or "cuda" = the GPU that this
         process was given.
         """
         knobs, stage_knobs = Model(**model), Stage.model_validate(stage)
-        if meeting.startswith("file:"):
-            os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-        dist.init_process_group(
-            "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl",
-            init_method=meeting, rank=index, world_size=world, timeout=timedelta(seconds=limit_s),
-        )  # fmt: skip
+        backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
+        join(backend, meeting, address, index, world, timedelta(seconds=limit_s))
         self.images = ImageStore()
         self._algorithm = make_algorithm(
             stage_knobs.algorithm, stage_knobs.update.minibatches, stage_knobs.rollout.max_new_tokens, exact

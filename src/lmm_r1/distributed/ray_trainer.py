@@ -37,7 +37,7 @@ class RayTrainer:
     """Implements seams.Trainer, and what a weight link needs, over the ranks of a cluster."""
 
     def __init__(self, cluster: Cluster, images: ImageStore, arguments: Mapping[str, Any]) -> None:
-        """images: where rollouts' pictures are. arguments: of Rank, without index, world, meeting and limit_s.
+        """images: where rollouts' pictures are. arguments: of Rank, without index, world, meeting, address and limit_s.
 
         EngineError when a rank does not come up; what a rank says against its arguments is raised as it is.
         """
@@ -47,10 +47,15 @@ class RayTrainer:
         self._shipment: Shipment | None = None
         self.workers: list[Worker] = [cluster.place("rank", index) for index in range(world)]
         self._rendezvous: Path | None = None
-        meeting = self._meeting()
+        meeting, addresses = self._meeting()
         factory = f"{Rank.__module__}:{Rank.__qualname__}"
         told = {**arguments, "world": world, "meeting": meeting, "limit_s": COLLECTIVE_LIMIT_S}
-        self._results([cluster.make(worker, factory, {**told, "index": i}) for i, worker in enumerate(self.workers)])
+        self._results(
+            [
+                cluster.make(worker, factory, {**told, "index": i, "address": addresses[i]})
+                for i, worker in enumerate(self.workers)
+            ]
+        )
 
     def close(self) -> None:
         """End the ranks."""
@@ -128,13 +133,15 @@ class RayTrainer:
             self._shipment.release()
             self._shipment = None
 
-    def _meeting(self) -> str:
-        """Where ranks find each other: a file, where all are on this machine, else a port of the first one's."""
+    def _meeting(self) -> tuple[str, list[str]]:
+        """Where ranks find each other (a file, where all are on this machine, else a port of the first one's), and the address
+        of each one's machine."""
         if self._cluster.knobs.address == "local":
             self._rendezvous = self._cluster.folder.resolve() / f"ranks_{secrets.token_hex(4)}"
-            return f"file://{self._rendezvous}"
-        host, port = self._results([self._cluster.meeting_point(self.workers[0])])[0]
-        return f"tcp://{host}:{port}"
+            return f"file://{self._rendezvous}", ["127.0.0.1"] * len(self.workers)
+        points = self._results([self._cluster.meeting_point(worker) for worker in self.workers])
+        host, port = points[0]
+        return f"tcp://{host}:{port}", [address for address, _ in points]
 
     def _shares(self, rollouts: Sequence[Rollout]) -> list[list[int]]:
         """What each rank gets: neighbours that share rows get the same."""
