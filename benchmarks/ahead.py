@@ -2,8 +2,9 @@
 
     python benchmarks/ahead.py [--rounds 2] [--steps 8]
 
-One engine and one rank, a process with one thread each, on replies of uneven length. Both ways learn from the same number of
-samples; the mean reward of the last steps of each is printed beside the seconds. Needs Ray.
+One engine and one rank on two cores, on replies of uneven length, in three ways: "split", each has a core and they work one after
+the other; "colocated", they work one after the other and each has both cores; "ahead", each has a core and both work at once.
+All learn from the same number of samples; the mean reward of the last steps of each is printed beside the seconds. Needs Ray.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ sets = []
 every = 0
 [cluster]
 address = "local"
+layout = "{layout}"
 ahead = {ahead}
 [stage.fre]
 from = "base"
@@ -43,11 +45,16 @@ update = {{ lr = 1e-4, micro_tokens = 2048 }}
 """
 
 
-def measured(ahead: int, steps: int, seed: int) -> list[dict[str, float]]:
+#: name -> (layout, ahead)
+WAYS = {"split": ("split", 0), "colocated": ("colocated", 0), "ahead": ("split", 1)}
+
+
+def measured(way: str, steps: int, seed: int) -> list[dict[str, float]]:
     """The metrics of each step of one run."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ahead.toml"
-        path.write_text(RECIPE.format(ahead=ahead, steps=steps, seed=seed))
+        layout, ahead = WAYS[way]
+        path.write_text(RECIPE.format(layout=layout, ahead=ahead, steps=steps, seed=seed))
         run_recipe(load_recipe(path), path, Path(folder) / "run", live=LiveView())
         lines = (Path(folder) / "run" / "fre" / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
@@ -60,22 +67,33 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     asked = parser.parse_args()
     torch.set_num_threads(2)
-    seconds: dict[int, list[float]] = {0: [], 1: []}
-    rewards: dict[int, list[float]] = {0: [], 1: []}
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    rewards: dict[str, list[float]] = {way: [] for way in WAYS}
     for seed in range(asked.rounds):
-        for ahead in (0, 1):
-            lines = measured(ahead, asked.steps, seed)
+        for way in WAYS:
+            lines = measured(way, asked.steps, seed)
             took = [sum(v for k, v in line.items() if k.startswith("seconds/")) for line in lines]
-            seconds[ahead] += took[2:]  # the first step is sampled before anything can be learned, and caches fill
-            rewards[ahead] += [line["reward/mean"] for line in lines[-asked.steps // 2 :]]
-            print(f"ahead = {ahead}, seed {seed}: {statistics.median(took[2:]):.2f} s a step", flush=True)
-    for ahead in (0, 1):
-        spread = 1.96 * float(np.std(rewards[ahead], ddof=1)) / len(rewards[ahead]) ** 0.5
+            seconds[way] += took[2:]  # the first step is sampled before anything can be learned, and caches fill
+            rewards[way] += [line["reward/mean"] for line in lines[-asked.steps // 2 :]]
+            parts = {
+                k: statistics.median(line[f"seconds/{k}"] for line in lines[2:])
+                for k in ("collect", "anchor", "update", "sync")
+            }
+            print(
+                way,
+                seed,
+                f"{statistics.median(took[2:]):.2f} s a step",
+                {k: round(v, 2) for k, v in parts.items()},
+                flush=True,
+            )
+    for way in WAYS:
+        spread = 1.96 * float(np.std(rewards[way], ddof=1)) / len(rewards[way]) ** 0.5
         print(
-            f"ahead = {ahead}: median {statistics.median(seconds[ahead]):.2f} s a step, mean reward of the last half "
-            f"{np.mean(rewards[ahead]):.3f} +- {spread:.3f}"
+            f"{way}: median {statistics.median(seconds[way]):.2f} s a step, mean reward of the last half "
+            f"{np.mean(rewards[way]):.3f} +- {spread:.3f}"
         )
-    print(f"ratio of the medians: {statistics.median(seconds[0]) / statistics.median(seconds[1]):.2f}")
+    for way in ("split", "colocated"):
+        print(f"{way} / ahead: {statistics.median(seconds[way]) / statistics.median(seconds['ahead']):.2f}")
 
 
 if __name__ == "__main__":

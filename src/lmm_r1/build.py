@@ -252,8 +252,9 @@ class Workshop:
 
         if self._cluster is None:
             knobs = self.recipe.cluster
-            # Engines and ranks work in turn, unless one is ahead of the other.
-            busy = knobs.engines + knobs.ranks if knobs.ahead else max(knobs.engines, knobs.ranks)
+            # Colocated engines and ranks work in turn, unless one is ahead of the other; split ones have their own cores.
+            apart = knobs.ahead or knobs.layout == "split"
+            busy = knobs.engines + knobs.ranks if apart else max(knobs.engines, knobs.ranks)
             threads = max(1, torch.get_num_threads() // busy)
             stacks = self.run.path / "workers"
             self._cluster = Cluster(knobs, stacks, threads, self.device == "cuda", self.live.note)
