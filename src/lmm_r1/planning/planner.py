@@ -156,15 +156,15 @@ def remedies(recipe: Recipe, name: str, shape: Shape, setting: Setting) -> Itera
     yield from _first_of_each_knob([remedy for remedy, _ in found])
     here = [pair for pair in found if not pair[0].knob.startswith("--")]
     if here and all(remedy.spare < 0 for remedy, _ in here):
-        labels: list[str] = []
+        labels: dict[str, str] = {}  # of a knob that is turned further, its last value
         for remedy, turn in sorted(here, key=lambda pair: -pair[0].saves):
             turned = turn(*(now[0], name, now[1]))
             if turned is None or peak(turned) >= peak(now):
                 continue
             now = turned
-            labels.append(remedy.knob)
+            labels[remedy.knob.partition(" = ")[0]] = remedy.knob
             if (after := peak(now)) <= room:
-                yield Remedy(" and ".join(labels), need - after, room - after)
+                yield Remedy(" and ".join(labels.values()), need - after, room - after)
                 return
 
 
