@@ -225,6 +225,7 @@ class Workshop:
 
         if self._ranks is not None:
             self._ranks.close()
+            self._ranks = None
         arguments = {
             "start": _anywhere(folder), "model": self.recipe.model.model_dump(), "stage": stage.model_dump(by_alias=True),
             "exact": exact_sampler(self.recipe, stage), "critic_seed": critic_seed, "device": self.device,
@@ -252,9 +253,8 @@ class Workshop:
 
         if self._cluster is None:
             knobs = self.recipe.cluster
-            # Colocated engines and ranks work in turn, unless one is ahead of the other; split ones have their own cores.
-            apart = knobs.ahead or knobs.layout == "split"
-            busy = knobs.engines + knobs.ranks if apart else max(knobs.engines, knobs.ranks)
+            # Colocated engines and ranks work in turn, split ones have cores of their own.
+            busy = knobs.engines + knobs.ranks if knobs.layout == "split" else max(knobs.engines, knobs.ranks)
             threads = max(1, torch.get_num_threads() // busy)
             stacks = self.run.path / "workers"
             self._cluster = Cluster(knobs, stacks, threads, self.device == "cuda", self.live.note)
@@ -262,6 +262,8 @@ class Workshop:
 
     def close(self) -> None:
         """End the cluster and the vLLM engine, where there are any."""
+        if self._ranks is not None:
+            self._ranks.close()
         if self._cluster is not None:
             self._cluster.close()
         if self._vllm is not None:

@@ -166,31 +166,41 @@ def run_stage(shop: Workshop, name: str, results: dict[str, dict[str, SetResult]
             model = shop.model(start, stage.lora, seed_of(recipe.seed, name, "adapters") % 2**31)
             adapter = shop.adapter(start)
             engine = shop.engine(model.config, adapter, start)
-            run = _trained(shop, lambda: stage_run(shop, name, stage, folder, model, adapter, engine, scorer, start))
-        trainer = cast(ScoringTrainer, run.trainer)  # as Workshop.trainer makes them
-        # Proved before it gets its name: a model/ that is there is taken for finished by every later call.
-        unproved = folder.path / ".model_unproved"
-        if not isinstance(trainer, LocalTrainer):  # whose model this is
-            fill(model, trainer.weights())
-        export_model(model, resolve_folder(start), unproved)
-        check_hand_off(shop, stage, trainer, unproved, adapter)
-        unproved.rename(folder.model)
-        fsync_folder(folder.path)
+            _trained(
+                shop,
+                lambda: stage_run(shop, name, stage, folder, model, adapter, engine, scorer, start),
+                lambda run: hand_off(shop, stage, run, model, start),
+            )
     if recipe.evaluate.sets:
         results[name] = evaluate_arm(shop, name, recipe.evaluate.prompt, engine, adapter)
 
 
-def _trained(shop: Workshop, assemble: Callable[[], StageRun]) -> StageRun:
-    """A stage's objects after its last step; with new ranks, from the last checkpoint, as often as ranks may be lost."""
+def _trained(shop: Workshop, assemble: Callable[[], StageRun], finish: Callable[[StageRun], None]) -> None:
+    """Run a stage to its end and finish it; with new ranks, from the last checkpoint, as often as ranks may be lost."""
     while True:
-        run = assemble()
+        run = None
         try:
+            run = assemble()
             train_stage(run)
-            return run
+            finish(run)
+            return
         except RankLostError as lost:
             shop.start_anew(lost)
         finally:
-            run.tracker.close()
+            if run is not None:
+                run.tracker.close()
+
+
+def hand_off(shop: Workshop, stage: Stage, run: StageRun, model: Any, start: str) -> None:
+    """Export a trained stage; proved before it gets its name: a model/ that is there is taken for finished by every later call."""
+    trainer = cast(ScoringTrainer, run.trainer)  # as Workshop.trainer makes them
+    unproved = run.folder.path / ".model_unproved"
+    if not isinstance(trainer, LocalTrainer):  # whose model this is
+        fill(model, trainer.weights())
+    export_model(model, resolve_folder(start), unproved)
+    check_hand_off(shop, stage, trainer, unproved, run.adapter)
+    unproved.rename(run.folder.model)
+    fsync_folder(run.folder.path)
 
 
 def check_hand_off(

@@ -319,8 +319,12 @@ class Cluster(Knobs):
 
     @model_validator(mode="after")
     def _elsewhere(self) -> Cluster:
-        if self.ahead and not self.address:
-            raise ValueError("ahead = 1 needs processes of its own for sampling: set cluster.address")
+        alone = {"ranks": 1, "engines": 1, "sequence": 1, "ahead": 0, "offload": False}
+        odd = [name for name, value in alone.items() if getattr(self, name) != value]
+        if odd and not self.address:
+            raise ValueError(f"{', '.join(odd)}: only processes of a cluster know it; set cluster.address")
+        if self.ahead and self.layout != "split":
+            raise ValueError('ahead = 1 keeps engines and ranks busy at once: set cluster.layout = "split"')
         if self.ranks % self.sequence:
             raise ValueError(f"ranks = {self.ranks} cannot share rows by sequence = {self.sequence}")
         return self

@@ -102,3 +102,34 @@ def test_lost_engines_and_ranks_are_replaced_until_restarts_run_out(
     assert "rank 1" in said and "ranks are started anew (0 restarts left)" in said
     assert groups(run) == groups(whole)
     assert gap(run, whole) < 1e-5
+
+
+def test_one_step_ahead_learns_from_the_same_problems_one_version_late(
+    undisturbed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Catches groups that are older than one step or not corrected for, a stream that loses the step which waited when the
+    driver was killed, and an engine that gets new weights in the middle of a reply."""
+    path, whole = undisturbed
+    run, settings = tmp_path / "run", ("cluster.ahead=1", "cluster.layout=split")
+    for blow, code in (("driver:save:2", -9), ("", 0)):
+        done = train(path, run, blow, *settings)
+        assert done.returncode == code, done.stdout[-2000:] + done.stderr[-2000:]
+    ours, theirs = groups(run), groups(whole)
+    assert ours[0] == theirs[0]
+    assert [[line[:2] for line in step] for step in ours] == [[line[:2] for line in step] for step in theirs]
+    assert versions(run) == [
+        {0},
+        {0},
+        {2},
+    ]  # the third step was sampled anew, after the kill, with the weights of two steps
+    assert versions(whole) == [{0}, {1}, {2}]
+    lines = [json.loads(line) for line in (run / "only" / "metrics.jsonl").read_text().splitlines()]
+    assert abs(lines[0]["importance/mean"] - 1) < 1e-4 < abs(lines[1]["importance/mean"] - 1)
+    assert lines[1]["ratio_error/first"] < 1e-5  # the clipped ratio is against the present policy
+
+
+def versions(run: Path) -> list[set[int]]:
+    """Of the weights that each step's rollouts were sampled with."""
+    steps = sorted((run / "only" / "rollouts").glob("step_*.jsonl"))
+    lines = [[json.loads(line) for line in step.read_text().splitlines()] for step in steps]
+    return [{version for line in step for _, version in line["versions"]} for step in lines]

@@ -18,7 +18,7 @@ from lmm_r1.algorithms.named import make_algorithm
 from lmm_r1.config import AlgorithmConfig, Data, Model, Stage, Update
 from lmm_r1.config import Cluster as Knobs
 from lmm_r1.data.images import ImageStore
-from lmm_r1.errors import CheckpointError, EngineError
+from lmm_r1.errors import CheckpointError, EngineError, NumericError, RankLostError
 from lmm_r1.evaluation.suites import suite
 from lmm_r1.models.adapters import make_adapter
 from lmm_r1.models.critic import Critic
@@ -27,6 +27,7 @@ from lmm_r1.models.micro import MICRO_DIR
 from lmm_r1.runs.checkpoint import save_checkpoint
 from lmm_r1.trainers.local import LocalTrainer
 from lmm_r1.types import Credit, Rollout, Sample, Turn
+from tests.distributed.processes import until
 from tests.distributed.support import required
 
 required("ray")
@@ -141,6 +142,37 @@ def test_ranks_in_workers_train_as_one_process(cluster: Cluster, images: ImageSt
         assert max(float((weights_of(many)[n] - t).abs().max()) for n, t in alone.weights()) < 2e-5
         with pytest.raises(CheckpointError, match="share"):
             many.save(tmp_path / "nowhere")
+        blocked = tmp_path / "blocked"
+        (blocked / "shard-00002-model-00001-of-00001.safetensors").mkdir(parents=True)
+        with pytest.raises(CheckpointError, match="cannot be written"):  # by one rank, for a reason of its own
+            many.save(blocked)
+        assert step(many, made)[1]["tokens"] > 0  # and the ranks are still there
+
+
+def test_the_rank_that_stopped_says_why(cluster: Cluster, images: ImageStore) -> None:
+    """Catches a user who is told only that another rank stopped."""
+    made = rollouts(images)
+    with trainer(cluster, images) as many:
+        samples, _ = step(many, made)
+        bad = np.full_like(samples[-1].credit.advantages, np.inf)
+        samples[-1] = Sample(samples[-1].rollout, samples[-1].anchors, Credit(bad, bad))
+        with pytest.raises(NumericError, match="the weights are unchanged"):
+            many.update(samples, make_algorithm(STAGE.algorithm, 1, STAGE.rollout.max_new_tokens, True))
+
+
+def test_weights_that_went_with_their_rank_are_a_lost_rank(cluster: Cluster, images: ImageStore) -> None:
+    """Catches a raw error of Ray when the rank that gathered the weights dies before they are read."""
+    with trainer(cluster, images) as many:
+        many._shipment = many._everywhere("weights")[0]  # gathered, and not read yet
+        os.kill(cluster.pids(many.workers)[0], signal.SIGKILL)
+
+        def lost() -> bool:
+            try:
+                return len(list(many.weights())) == 0  # until Ray knows, they are whole and can be read
+            except RankLostError as error:
+                return "rank 0" in str(error)
+
+        assert until(lost)
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])

@@ -38,7 +38,9 @@ def make_algorithm(
     values = values_of(cfg)
     in_reward = values.kl_place == "reward"
     asked = values.ratio != "none" or (in_reward and values.kl_coef > 0)
-    needs = {"old"} if asked and minibatches != 1 else set()
+    # A KL in the reward is the present policy's, which another sampler's log-probs are not.
+    apart = in_reward and values.kl_coef > 0 and not exact_sampler
+    needs = {"old"} if asked and (minibatches != 1 or apart) else set()
     needs |= {"ref"} if values.kl_coef > 0 else set()
     needs |= {"values"} if values.dealt == "gae" else set()
     needs |= {"greedy"} if values.baseline == "greedy" else set()

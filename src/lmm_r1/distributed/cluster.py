@@ -17,7 +17,6 @@ import secrets
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -388,17 +387,16 @@ class Cluster:
         """The process id of each worker, on its machine."""
         return [where.pid for where in self.results([Call(w, w.handle.pulse.remote()) for w in workers])]
 
-    def first_lost(self, calls: Sequence[Call]) -> WorkerLost | None:
-        """Whose process died, of workers that wait for each other: who only said that another went away is not meant."""
+    def faults(self, calls: Sequence[Call]) -> list[WorkerLost | LmmR1Error]:
+        """What workers that wait for each other say when one of them stopped; who says nothing in time is left out."""
+        found: list[WorkerLost | LmmR1Error] = []
         for call in calls:
             if ray.wait([call.ref], timeout=_TOLD_S)[0]:
                 try:
                     self.result(call)
-                except WorkerLost as lost:
-                    return lost
-                except LmmR1Error:
-                    continue
-        return None
+                except (WorkerLost, LmmR1Error) as fault:
+                    found.append(fault)
+        return found
 
     def kill(self, worker: Worker, stacks: bool = False) -> None:
         """End a worker's process, whatever state it is in. stacks: let it write its stacks first, if it can."""
@@ -406,7 +404,7 @@ class Cluster:
             return
         worker.lost = "killed"
         where = worker.where
-        if where is not None and where.machine == socket.gethostname():
+        if where is not None and where.machine == ray.get_runtime_context().get_node_id():
             with contextlib.suppress(ProcessLookupError):
                 if stacks and worker.stacks.is_file():
                     os.kill(where.pid, STACKS_SIGNAL)

@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ray import get_runtime_context
 from ray.util import get_node_ip_address
 
 #: The signal that makes a worker write its stacks.
@@ -24,7 +25,7 @@ STACKS_SIGNAL = signal.SIGUSR2
 
 
 class Where(NamedTuple):
-    """Where a worker runs."""
+    """Where a worker runs. machine: Ray's id of its node; names of hosts may repeat."""
 
     machine: str
     pid: int
@@ -65,7 +66,7 @@ class Host:
 
     def pulse(self) -> Where:
         """A sign of life."""
-        return Where(socket.gethostname(), os.getpid())
+        return Where(get_runtime_context().get_node_id(), os.getpid())
 
     def free_address(self) -> tuple[str, int]:
         """(this machine's address in the cluster, a port that was free just now): where ranks may meet."""

@@ -6,12 +6,14 @@ Leaves out: how ranks find each other (meeting.py), who gets which rollouts (ray
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -94,7 +96,8 @@ class Rank:
     def anchors(self, pictures: Pictures, rollouts: Sequence[Rollout], needs: Iterable[str]) -> list[Anchors]:
         """FsdpTrainer.anchors of this rank's share."""
         self._keep(pictures)
-        return self._trainer.anchors(rollouts, frozenset(needs))
+        with _returned():
+            return self._trainer.anchors(rollouts, frozenset(needs))
 
     def step(
         self,
@@ -107,7 +110,8 @@ class Rank:
         """FsdpTrainer.step of this rank's share; kl_coef: where it is steered, the present one."""
         self._keep(pictures)
         algorithm = self._algorithm if self._algorithm.with_kl is None else self._algorithm.with_kl(kl_coef)
-        return self._trainer.step(samples, algorithm, weights, value_weights)
+        with _returned():
+            return self._trainer.step(samples, algorithm, weights, value_weights)
 
     def score(self, pictures: Pictures, token_ids: Int32, images: Sequence[Image]) -> Float32:
         """FsdpTrainer.score; the same stream on every rank."""
@@ -138,6 +142,14 @@ class Rank:
         for sha, pixels in pictures.items():
             if self.images.put(pixels).sha != sha:
                 raise EngineError(f"picture {sha} arrived as another one")
+
+
+@contextmanager
+def _returned() -> Iterator[None]:
+    """Give a GPU's memory back after some work: an engine on the same one wakes up next."""
+    yield
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _seen(folder: str) -> Path:

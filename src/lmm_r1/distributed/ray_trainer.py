@@ -17,14 +17,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from ray.exceptions import RayError
 
 from lmm_r1.algorithms.token_weights import token_mean
 from lmm_r1.data.images import ImageStore
 from lmm_r1.distributed.cluster import Call, Cluster, Worker, WorkerLost
 from lmm_r1.distributed.rank import Rank
 from lmm_r1.distributed.shipment import Shipment, unpack
-from lmm_r1.errors import EngineError, Fault, RankLostError
+from lmm_r1.errors import EngineError, Fault, LmmR1Error, RankLostError
 from lmm_r1.seams import Algorithm
+from lmm_r1.trainers.fsdp import ANOTHER
 from lmm_r1.trainers.schedule import shares_of
 from lmm_r1.trainers.tally import metrics_of
 from lmm_r1.types import Anchors, Float32, Image, Int32, Rollout, Sample
@@ -47,12 +49,20 @@ class RayTrainer:
         self._shipment: Shipment | None = None
         self.workers: list[Worker] = [cluster.place("rank", index) for index in range(world)]
         self._rendezvous: Path | None = None
+        try:
+            self._begin(arguments)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, arguments: Mapping[str, Any]) -> None:
+        """Make every rank, and wait until all have met."""
         meeting, addresses = self._meeting()
         factory = f"{Rank.__module__}:{Rank.__qualname__}"
-        told = {**arguments, "world": world, "meeting": meeting, "limit_s": COLLECTIVE_LIMIT_S}
+        told = {**arguments, "world": len(self.workers), "meeting": meeting, "limit_s": COLLECTIVE_LIMIT_S}
         self._results(
             [
-                cluster.make(worker, factory, {**told, "index": i, "address": addresses[i]})
+                self._cluster.make(worker, factory, {**told, "index": i, "address": addresses[i]})
                 for i, worker in enumerate(self.workers)
             ]
         )
@@ -109,7 +119,12 @@ class RayTrainer:
         if self._shipment is None:
             self._shipment = self._everywhere("weights")[0]
         assert self._shipment is not None
-        return unpack(self._shipment)
+        try:
+            yield from unpack(self._shipment)
+        except RayError as error:  # they are the first rank's, and go with it
+            self._outdated()
+            self._everywhere("forget", [])
+            raise EngineError(f"the gathered weights are gone: {type(error).__name__}") from error
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Every rank writes its shards."""
@@ -170,11 +185,8 @@ class RayTrainer:
             return self._cluster.results(calls)
         except WorkerLost as lost:
             raise _stopped(lost) from None
-        except EngineError:
-            lost_one = self._cluster.first_lost(calls)
-            if lost_one is not None:  # the others only said that it no longer answers them
-                raise _stopped(lost_one) from None
-            raise
+        except LmmR1Error as error:
+            raise _reason([error, *self._cluster.faults(calls)]) from None
 
 
 def _joined(parts: Sequence[Anchors], asked_old: bool) -> Anchors:
@@ -187,6 +199,16 @@ def _joined(parts: Sequence[Anchors], asked_old: bool) -> Anchors:
     old = added([part.old_logprobs for part in parts]) if asked_old else parts[0].old_logprobs
     assert old is not None
     return Anchors(old, added([part.ref_logprobs for part in parts]), added([part.values for part in parts]))
+
+
+def _reason(faults: Sequence[LmmR1Error | WorkerLost]) -> LmmR1Error:
+    """Of what ranks say when one stops, what started it: a lost rank before a fault, a fault before what follows from it."""
+    lost = [fault for fault in faults if isinstance(fault, WorkerLost)]
+    if lost:
+        return _stopped(lost[0])
+    known = [fault for fault in faults if isinstance(fault, LmmR1Error)]
+    own = [fault for fault in known if ANOTHER not in str(fault)]
+    return min(own or known, key=lambda fault: isinstance(fault, EngineError))  # those only say that a peer went away
 
 
 def _stopped(lost: WorkerLost) -> RankLostError:

@@ -215,6 +215,8 @@ def play(
             prompts.setdefault(problem.id, Encoded(episode.prompt, episode.images))
             played.append(episode)
             closing.callback(episode.env.close)
+        # Nobody would read what is open when this is left early, and an engine with open requests takes no new weights.
+        closing.push(lambda kind, *_: engine.cancel(range(len(played))) if kind is not None else None)
         engine.submit([_request(index, episode, sampling, seed) for index, episode in enumerate(played)])
         for reply in engine.finished():
             wanted = played[reply.id].answer(reply)

@@ -29,6 +29,7 @@ from transformers import AutoConfig, Qwen2_5_VLConfig
 from vllm import SamplingParams
 from vllm.config import WeightTransferConfig
 from vllm.engine.arg_utils import EngineArgs
+from vllm.exceptions import VLLMError
 from vllm.platforms import current_platform
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.sampling_params import RequestOutputKind
@@ -59,6 +60,7 @@ PATCH_TOLERANCE = 1e-4
 #: What vLLM and torch raise when a step or a load goes wrong; afterwards the engine's state is unknown.
 BROKEN = (
     EngineDeadError,
+    VLLMError,
     RuntimeError,
     ValueError,
     TypeError,
@@ -169,14 +171,14 @@ class VllmEngine:
             self._check(request.token_ids, request.images, f"request {request.id}")
             if not request.temperature > 0 or not 0 < request.top_p <= 1 or request.max_new_tokens < 1:
                 raise EngineError(f"request {request.id}: temperature, top_p or max_new_tokens is out of range")
-            if self._room(request) and _key(request) not in prompts:
+            if self._room(request) > 0 and _key(request) not in prompts:
                 prompts[_key(request)] = self._rendered(request.token_ids, request.images)
         self._wake()
         for request in requests:
-            if self._room(request):
-                name = next(self._names)
+            if self._room(request) > 0:
+                name, sampling = next(self._names), self._sampling(request)
                 self._running[name] = request
-                self._add(name, prompts[_key(request)], self._sampling(request))
+                self._add(name, prompts[_key(request)], sampling)
             else:
                 empty = np.zeros(0, np.int32), np.zeros(0, np.float32)
                 self._done.append(Reply(request.id, request.token_ids, *empty, "context", self.version))
@@ -353,7 +355,7 @@ class VllmEngine:
         try:
             config, renderer = self._llm.model_config, self._llm.renderer
             (rendered,) = renderer.render_cmpl([parse_model_prompt(config, prompt)])
-        except ValueError as error:
+        except (ValueError, VLLMError) as error:
             raise EngineError(f"vLLM refuses a prompt: {_line(error)}") from error
         expanded = np.asarray(rendered["prompt_token_ids"], np.int32)
         if not np.array_equal(expanded, token_ids):

@@ -43,6 +43,9 @@ from lmm_r1.trainers.shards import read_into, stored_names, write_shards
 from lmm_r1.trainers.tally import Counts
 from lmm_r1.types import Float32, Image, Int32, Rollout
 
+#: What a rank says when it stopped because of another.
+ANOTHER = "another rank stopped; its own message says why"
+
 _T = TypeVar("_T")
 _M = TypeVar("_M", bound=nn.Module)
 
@@ -213,7 +216,7 @@ class FsdpTrainer(LocalTrainer):
             raise fault
         kind = kinds[worst]
         if kind is not None:
-            raise kind("another rank stopped; its own message says why")
+            raise kind(ANOTHER)
         return done
 
     def _largest(self, numbers: Tensor) -> Tensor:

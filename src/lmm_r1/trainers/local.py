@@ -225,7 +225,7 @@ class LocalTrainer:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """The exact inverse of `state`. CheckpointError when names or shapes do not fit."""
-        slots: Mapping[str, Tensor] = state["optimizer"]
+        slots: Mapping[str, Tensor] = state.get("optimizer", {})  # before the first step there are none
         _put_back(self.model, state["model"], "model")
         self._policy.restore(state["model"], slots)
         if ("critic" in state) != (self.critic is not None):

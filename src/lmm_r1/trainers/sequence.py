@@ -65,9 +65,10 @@ def _attention(group: dist.ProcessGroup) -> Callable[..., tuple[Tensor, None]]:
         """query [R, H, P, D]; key, value [R, K, P, D]; attention_mask [R, 1, P, L] additive -> [R, P, H, D]."""
         both = _Gather.apply(torch.cat([key, value], dim=-1), group)  # one message a layer
         key, value = both.split(key.shape[-1], dim=-1)
-        out = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
-        )
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1:  # grouped heads beside a mask would choose the kernel that holds all H x P x L scores
+            key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+        out = functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
         return out.transpose(1, 2).contiguous(), None
 
     return attend
@@ -96,7 +97,7 @@ def part_of_batch(batch: Batch, rank: int, ranks: int, pad_id: int) -> Batch:
         batch,
         input_ids=ids.contiguous(),
         positions=positions.contiguous(),
-        mask=seen[:, :, start:end],
+        mask=seen[:, :, start:end].clone(),  # a view would hold all rows of it
         parents=at,
         targets=batch.targets[use],
         placeholders=slot,

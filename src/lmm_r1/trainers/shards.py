@@ -10,7 +10,8 @@ Source: torch.distributed.checkpoint, https://docs.pytorch.org/docs/stable/distr
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint import load as load_distributed
 from torch.distributed.checkpoint import save as save_distributed
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -34,14 +36,16 @@ def sharded(folder: Path) -> bool:
 
 
 def write_shards(folder: Path, tensors: Kinds) -> None:
-    """Write every rank's part into a folder that all ranks see. Collective: every rank calls it with the same names."""
-    save_distributed(_flat(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    """Write every rank's part into a folder that all ranks see. Collective: every rank calls it with the same names, and all
+    raise CheckpointError when one cannot write."""
+    with _told(folder, "written"):
+        save_distributed(_flat(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
 
 
 def stored_names(folder: Path) -> dict[str, dict[str, tuple[int, ...]]]:
     """{kind: {name: shape}} of a checkpoint of either format. Raises CheckpointError."""
     found: dict[str, dict[str, tuple[int, ...]]] = {}
-    try:
+    with _told(folder):
         if sharded(folder):
             for key, (shape, _) in _listed(folder).items():
                 kind, _, name = key.partition("|")
@@ -50,8 +54,6 @@ def stored_names(folder: Path) -> dict[str, dict[str, tuple[int, ...]]]:
         for path in sorted(folder.glob("*.safetensors")):
             with safe_open(path, "pt") as file:
                 found[path.stem] = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(Fault(f"cannot be read: {error}", str(folder))) from error
     return found
 
 
@@ -60,7 +62,7 @@ def read_into(folder: Path, tensors: Kinds) -> None:
 
     Collective where the tensors are sharded. Every name must be there with its shape (see `stored_names`).
     """
-    try:
+    with _told(folder):
         if sharded(folder):
             load_distributed(_flat(tensors), storage_reader=HuggingFaceStorageReader(str(folder)))
             return
@@ -71,24 +73,32 @@ def read_into(folder: Path, tensors: Kinds) -> None:
                     if isinstance(tensor, DTensor):  # every rank reads and keeps its part: nothing is sent
                         whole = distribute_tensor(whole, tensor.device_mesh, tensor.placements, src_data_rank=None)
                     tensor.copy_(whole)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(Fault(f"cannot be read: {error}", str(folder))) from error
 
 
 def read_whole(folder: Path) -> dict[str, dict[str, Tensor]]:
     """{kind: {name: tensor}} of a sharded checkpoint, whole and on the CPU, in one process. Raises CheckpointError."""
-    try:
+    with _told(folder):
         flat = {key: torch.empty(shape, dtype=dtype) for key, (shape, dtype) in _listed(folder).items()}
         with warnings.catch_warnings():  # that there is one process is what we want
             warnings.simplefilter("ignore", UserWarning)
             load_distributed(flat, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(Fault(f"cannot be read: {error}", str(folder))) from error
     kinds: dict[str, dict[str, Tensor]] = {}
     for key, tensor in flat.items():
         kind, _, name = key.partition("|")
         kinds.setdefault(kind, {})[name] = tensor
     return kinds
+
+
+@contextmanager
+def _told(folder: Path, done: str = "read") -> Iterator[None]:
+    """Say in one line what went wrong with a checkpoint's files. PyTorch's own exception is no Exception, and holds the ranks'."""
+    try:
+        yield
+    except CheckpointException as error:
+        why = next(iter(error.failures.values()), (error,))[0]
+        raise CheckpointError(Fault(f"cannot be {done}: {why}", str(folder))) from None
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(Fault(f"cannot be {done}: {error}", str(folder))) from error
 
 
 def _flat(tensors: Kinds) -> dict[str, Tensor]:
