@@ -65,7 +65,7 @@ def recipe_of(arguments: list[str]) -> Recipe:
     verb, *rest = arguments
     group: Any = typer.main.get_command(app)
     params = group.commands[verb].make_context(verb, rest).params
-    here = [ROOT / re.sub(r"^/work/", "", str(path)) for path in (params["recipe"], *(params["overlays"] or ()))]
+    here = [ROOT / re.sub(r"^/app/", "", str(path)) for path in (params["recipe"], *(params["overlays"] or ()))]
     return load_recipe(here[0], params["overrides"] or (), here[1:])
 
 
