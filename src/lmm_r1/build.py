@@ -170,9 +170,8 @@ class Workshop:
         }
         if knobs.kind == "vllm":
             options["enforce_eager"] = bool(knobs.enforce_eager)
-            options |= {
-                k: v for k, v in {"gpu_memory_utilization": knobs.gpu_memory_utilization}.items() if v is not None
-            }
+            if knobs.gpu_memory_utilization is not None:
+                options["gpu_memory_utilization"] = knobs.gpu_memory_utilization
         if self.recipe.cluster.address:
             from lmm_r1.distributed.ray_engine import RayEngine
 

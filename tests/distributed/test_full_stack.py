@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from lmm_r1.algorithms.named import make_algorithm
 from lmm_r1.chain import run_recipe
@@ -23,7 +21,7 @@ from lmm_r1.recipes import load_recipe
 from lmm_r1.seams import Algorithm
 from lmm_r1.trainers.local import LocalTrainer
 from lmm_r1.types import Sample
-from tests.distributed.support import required
+from tests.distributed.support import gap, required
 from tests.tiny import tiny_recipe
 
 required("ray")
@@ -77,10 +75,4 @@ def test_two_stages_give_the_local_trainers_weights(tmp_path: Path, monkeypatch:
             assert metrics["tokens"] == mine["tokens"]
         start = str(run / name / "model")
         exported = load_model(start, dtype="float32", device="cpu")
-        assert gap(dict(exported.named_parameters()), dict(trainer.weights())) < 1e-5
-
-
-def gap(theirs: dict[str, Any], ours: dict[str, torch.Tensor]) -> float:
-    """Relative L2 error over all weights together."""
-    a, b = (torch.cat([found[name].detach().flatten().double() for name in sorted(ours)]) for found in (theirs, ours))
-    return float((a - b).norm() / b.norm())
+        assert gap(dict(trainer.weights()), dict(exported.named_parameters())) < 1e-5

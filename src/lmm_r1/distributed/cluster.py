@@ -416,18 +416,14 @@ class Cluster:
 
     def count_restart(self, lost: WorkerLost | RankLostError) -> None:
         """Allow one more start after a loss. EngineError when the run has had its share."""
-        if self.restarts_left < 1:
-            raise EngineError(
-                Fault(
-                    f"{lost.faults[0].message if isinstance(lost, RankLostError) else lost} (restarted {self.knobs.restarts} times in this run, cluster.restarts allows no more)",
-                    field="cluster.restarts",
-                    remedy="the same command resumes from the last checkpoint",
-                )
-            )
-        self.restarts_left -= 1
-        what = "ranks are" if isinstance(lost, RankLostError) else "it is"
+        ranks = isinstance(lost, RankLostError)
         told = lost.faults[0].message if isinstance(lost, RankLostError) else str(lost)
-        self.note(f"{told}; {what} started anew ({self.restarts_left} restarts left)")
+        if self.restarts_left < 1:
+            allowed = f"restarted {self.knobs.restarts} times in this run, cluster.restarts allows no more"
+            remedy = "the same command resumes from the last checkpoint"
+            raise EngineError(Fault(f"{told} ({allowed})", field="cluster.restarts", remedy=remedy))
+        self.restarts_left -= 1
+        self.note(f"{told}; {'ranks are' if ranks else 'it is'} started anew ({self.restarts_left} restarts left)")
 
     def _last_lines(self, worker: Worker) -> str:
         """The last lines that a worker wrote, where its log is on this machine."""

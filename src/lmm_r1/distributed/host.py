@@ -17,8 +17,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from ray import get_runtime_context
 from ray.util import get_node_ip_address
+
+from lmm_r1.data.images import ImageStore
+from lmm_r1.errors import EngineError
 
 #: The signal that makes a worker write its stacks.
 STACKS_SIGNAL = signal.SIGUSR2
@@ -35,6 +40,13 @@ def imported(path: str) -> Any:
     """What a dotted path "module:name" names. ImportError or AttributeError when there is no such thing."""
     module, _, name = path.partition(":")
     return getattr(import_module(module), name)
+
+
+def take_in(images: ImageStore, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
+    """Put pictures by name into a worker's store. EngineError when one is not what its name says."""
+    for sha, pixels in pictures.items():
+        if images.put(pixels).sha != sha:
+            raise EngineError(f"picture {sha} arrived as another one")
 
 
 class Host:

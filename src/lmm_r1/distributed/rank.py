@@ -20,9 +20,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from lmm_r1.algorithms.named import make_algorithm
 from lmm_r1.config import Model, Stage
 from lmm_r1.data.images import ImageStore
+from lmm_r1.distributed.host import take_in
 from lmm_r1.distributed.meeting import join
 from lmm_r1.distributed.shipment import Shipment, ship
-from lmm_r1.errors import CheckpointError, EngineError, Fault
+from lmm_r1.errors import CheckpointError, Fault
 from lmm_r1.models.adapters import make_adapter
 from lmm_r1.models.critic import Critic
 from lmm_r1.models.load import DTYPES, load_model
@@ -56,8 +57,8 @@ class Rank:
         """index of world ranks. meeting, address: see meeting.join; limit_s: of a collective.
 
         start: the model folder that the stage starts from. model, stage: fields of config.Model and config.Stage.
-        offload, sequence: see FsdpTrainer. exact: whether engine and trainer compute alike (see make_algorithm). device: "cpu", or "cuda" = the GPU that this
-        process was given.
+        offload, sequence: see FsdpTrainer. exact: whether engine and trainer compute alike (see make_algorithm). device:
+        "cpu", or "cuda" = the GPU that this process was given.
         """
         knobs, stage_knobs = Model(**model), Stage.model_validate(stage)
         backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
@@ -95,7 +96,7 @@ class Rank:
 
     def anchors(self, pictures: Pictures, rollouts: Sequence[Rollout], needs: Iterable[str]) -> list[Anchors]:
         """FsdpTrainer.anchors of this rank's share."""
-        self._keep(pictures)
+        take_in(self.images, pictures)
         with _returned():
             return self._trainer.anchors(rollouts, frozenset(needs))
 
@@ -108,15 +109,16 @@ class Rank:
         kl_coef: float,
     ) -> Counts:
         """FsdpTrainer.step of this rank's share; kl_coef: where it is steered, the present one."""
-        self._keep(pictures)
+        take_in(self.images, pictures)
         algorithm = self._algorithm if self._algorithm.with_kl is None else self._algorithm.with_kl(kl_coef)
         with _returned():
             return self._trainer.step(samples, algorithm, weights, value_weights)
 
     def score(self, pictures: Pictures, token_ids: Int32, images: Sequence[Image]) -> Float32:
         """FsdpTrainer.score; the same stream on every rank."""
-        self._keep(pictures)
-        return self._trainer.score(token_ids, images)
+        take_in(self.images, pictures)
+        with _returned():
+            return self._trainer.score(token_ids, images)
 
     def weights(self) -> Shipment | None:
         """The policy's weights in shared memory, from the first rank; the others help to gather them."""
@@ -137,11 +139,6 @@ class Rank:
     def forget(self, keep: Iterable[str]) -> None:
         """Drop all pictures but these."""
         self.images.forget(keep)
-
-    def _keep(self, pictures: Pictures) -> None:
-        for sha, pixels in pictures.items():
-            if self.images.put(pixels).sha != sha:
-                raise EngineError(f"picture {sha} arrived as another one")
 
 
 @contextmanager

@@ -123,7 +123,7 @@ class RayTrainer:
             yield from unpack(self._shipment)
         except RayError as error:  # they are the first rank's, and go with it
             self._outdated()
-            self._everywhere("forget", [])
+            self.forget(())  # asks every rank: a lost one says so
             raise EngineError(f"the gathered weights are gone: {type(error).__name__}") from error
 
     def save(self, folder: Path) -> dict[str, Any]:

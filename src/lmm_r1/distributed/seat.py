@@ -19,7 +19,7 @@ from transformers import AutoConfig
 
 from lmm_r1.config import Model
 from lmm_r1.data.images import ImageStore
-from lmm_r1.distributed.host import imported
+from lmm_r1.distributed.host import imported, take_in
 from lmm_r1.distributed.shipment import Packed, views
 from lmm_r1.errors import EngineError
 from lmm_r1.models.adapters import make_adapter
@@ -57,9 +57,7 @@ class Seat:
 
     def keep(self, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
         """Take in pictures by name. EngineError when one is not what its name says."""
-        for sha, pixels in pictures.items():
-            if self._images.put(pixels).sha != sha:
-                raise EngineError(f"picture {sha} arrived as another one")
+        take_in(self._images, pictures)
 
     def forget(self, keep: Iterable[str]) -> None:
         """Drop all pictures but these."""

@@ -114,8 +114,7 @@ class FsdpTrainer(LocalTrainer):
     def score(self, token_ids: Int32, images: Sequence[Image]) -> Float32:
         """As LocalTrainer's; every rank gets the same stream. With shared rows, 0 where another rank has the token."""
         rollout = scored_stream(token_ids, images, self._adapter.banned_ids)
-        said = self.anchors([rollout], frozenset({"old"}))[0].old_logprobs
-        return said
+        return self.anchors([rollout], frozenset({"old"}))[0].old_logprobs
 
     def weights(self) -> Iterable[tuple[str, Tensor]]:
         """As LocalTrainer's, one whole tensor at a time in the computing dtype. Every rank must walk through all of it."""
