@@ -7,7 +7,7 @@ assembles what the loop needs. Left out: the order in which stages run (chain.py
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,7 @@ from lmm_r1.rollout.weights import LocalLink, Probe, ScoringTrainer, SyncedEngin
 from lmm_r1.runs.folder import RunFolder, StageFolder
 from lmm_r1.runs.live import LiveView
 from lmm_r1.runs.tracker import JsonlTracker, TensorBoardTracker, Trackers
-from lmm_r1.seams import Algorithm, ModelAdapter, Player, Scorer
+from lmm_r1.seams import Algorithm, ModelAdapter, Player, Scorer, WeightLink
 from lmm_r1.train import Signals, StageRun
 from lmm_r1.trainers.local import LocalTrainer
 from lmm_r1.trainers.schedule import minibatches
@@ -233,6 +233,24 @@ class Workshop:
         self._ranks = RayTrainer(self.cluster(), self.images, arguments)
         return self._ranks
 
+    def link(
+        self, trainer: ScoringTrainer, engine: SyncedEngine, proofs: Sequence[Probe], temperature: float
+    ) -> WeightLink:
+        """The way of a stage's weights from its trainer to its engine."""
+        knobs = self.recipe.cluster
+        way = knobs.weights
+        if way == "auto" and (self.device == "cpu" or (knobs.layout == "colocated" and knobs.engines > knobs.ranks)):
+            way = "store"
+        if not knobs.address or way == "store":
+            return LocalLink(trainer, engine, proofs, temperature)
+        from lmm_r1.distributed.direct import DirectLink
+
+        assert self._ranks is not None and self._engines is not None, "a cluster has ranks and engines"
+        shared = knobs.layout == "colocated"
+        return DirectLink(
+            self.cluster(), self._ranks, self._engines, proofs, temperature, shared=shared, device=self.device
+        )
+
     def start_anew(self, lost: RankLostError) -> None:
         """Allow new ranks after a loss, and end those that are left. EngineError when the run has had its restarts."""
         self.cluster().count_restart(lost)
@@ -322,7 +340,7 @@ def stage_run(
         expert=lambda problem: imitated(problem, stage.rollout.slips),
         score=scorer,
         trainer=trainer,
-        link=LocalLink(trainer, engine, proofs, stage.rollout.temperature),
+        link=shop.link(trainer, engine, proofs, stage.rollout.temperature),
         algorithm=algorithm,
         deal=lambda rollouts, seed: minibatches(rollouts, stage.update, seed),
         tracker=Trackers(

@@ -307,6 +307,11 @@ class Cluster(Knobs):
     layout: Literal["colocated", "split"] = Field(
         "colocated", description="rank i and engine i share a GPU, or each has its own"
     )
+    weights: Literal["auto", "store", "shared", "broadcast"] = Field(
+        "auto",
+        description="how weights reach engines: through Ray's store in the host's memory; from rank to engine on the device that they "
+        'share (CUDA IPC); from the first rank to all engines (NCCL); "auto" = on GPUs by the layout, else the store',
+    )
     ahead: int = Field(
         0, ge=0, le=1, description="steps that sampling may be ahead of learning; importance weights correct for it"
     )
@@ -319,12 +324,18 @@ class Cluster(Knobs):
 
     @model_validator(mode="after")
     def _elsewhere(self) -> Cluster:
-        alone = {"ranks": 1, "engines": 1, "sequence": 1, "ahead": 0, "offload": False}
+        alone = {"ranks": 1, "engines": 1, "sequence": 1, "ahead": 0, "offload": False, "weights": "auto"}
         odd = [name for name, value in alone.items() if getattr(self, name) != value]
         if odd and not self.address:
             raise ValueError(f"{', '.join(odd)}: only processes of a cluster know it; set cluster.address")
         if self.ahead and self.layout != "split":
             raise ValueError('ahead = 1 keeps engines and ranks busy at once: set cluster.layout = "split"')
+        if self.weights == "shared" and (self.layout != "colocated" or self.engines > self.ranks):
+            raise ValueError(
+                'weights = "shared" needs a rank on the device of every engine: colocated, engines <= ranks'
+            )
+        if self.weights == "broadcast" and self.layout != "split":
+            raise ValueError('weights = "broadcast" needs a device for every engine: set cluster.layout = "split"')
         if self.ranks % self.sequence:
             raise ValueError(f"ranks = {self.ranks} cannot share rows by sequence = {self.sequence}")
         return self

@@ -53,9 +53,10 @@ class RolloutEngine(Protocol):
     def cancel(self, ids: Iterable[int]) -> None:
         """Drop requests; no Reply comes for them."""
 
-    def load_weights(self, source: Iterable[tuple[str, torch.Tensor]], version: int) -> str:
-        """Take over weights by Hugging Face name; returns `rollout.weights.digest` of what was
-        received. Refused with EngineError while requests are running."""
+    def load_weights(self, source: Iterable[tuple[str, torch.Tensor]], version: int, in_place: bool = False) -> str:
+        """Take over weights by Hugging Face name; returns the digest of what was received: `rollout.weights.digest`, or with
+        in_place, where tensors need not pass through the host's memory, the one of `lanes_digest`. A tensor is good until the
+        next one. Refused with EngineError while requests are running."""
 
     def awake(self, parts: Sequence[str] = ("weights", "cache")) -> AbstractContextManager[None]:
         """Hold the engine's memory; outside the block it may be given to the trainer."""

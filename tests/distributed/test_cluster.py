@@ -71,8 +71,8 @@ def test_workers_answer_in_order_with_their_own_objects_and_threads(cluster: Clu
     calls = [cluster.call(first, "sleep", 0.5), cluster.call(second, "add", 1), cluster.call(rank, "add", 1)]
     assert cluster.results(calls) == ["slept", 11, 6]
     assert cluster.results([cluster.call(rank, "threads")]) == [(1, "1")]
-    host, port = cluster.results([cluster.meeting_point(rank)])[0]
-    assert host == "127.0.0.1" and port > 0
+    meeting, addresses = cluster.meeting([rank, first])
+    assert meeting != cluster.meeting([rank])[0] and addresses == ["127.0.0.1"] * 2
     assert len({w.where for w in (rank, first, second)}) == 3
     for worker in (rank, first, second):
         cluster.kill(worker)

@@ -304,7 +304,7 @@ def test_weights_of_every_kind_travel_bit_by_bit(rig: Rig) -> None:
     kinds = (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8)
     weights = [(f"w{n}", torch.arange(n, dtype=torch.float32).to(kind)) for n, kind in enumerate(kinds * 3)]
     weights += [("scalar", torch.tensor(2.5)), ("matrix", torch.arange(12.0).reshape(3, 4).T)]
-    whole = ship(iter(weights), bucket_bytes=100)
+    whole = ship(iter(weights), object_bytes=100)
     assert len(whole.references) > 3
     assert digest(unpack(whole)) == digest(weights)
 

@@ -14,6 +14,7 @@ import torch
 
 from lmm_r1.data.images import ImageStore
 from lmm_r1.distributed.seat import embedded
+from lmm_r1.errors import EngineError
 from lmm_r1.types import Reply
 
 
@@ -45,12 +46,22 @@ def tricky(images: ImageStore, *, tricks: str, **arguments: Any) -> Any:
                 continue
             yield reply
 
-    def load_weights(source: Iterable[tuple[str, torch.Tensor]], version: int) -> str:
+    def midway(source: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+        for number, pair in enumerate(source):
+            if number == 20 and asked("die_midway"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            if number == 20 and asked("stop_midway"):
+                os.kill(os.getpid(), signal.SIGSTOP)
+            if number == 20 and asked("refuse_midway"):
+                raise EngineError("this engine takes no more")
+            yield pair
+
+    def load_weights(source: Iterable[tuple[str, torch.Tensor]], version: int, in_place: bool = False) -> str:
         if asked("die_loading"):
             os.kill(os.getpid(), signal.SIGKILL)
         if asked("lossy"):
             source = ((n, t.bfloat16().float() if n.endswith("norm.weight") else t) for n, t in source)
-        return honest_load(source, version)
+        return honest_load(midway(source), version, in_place)
 
     def score(*what: Any) -> np.ndarray:
         return honest_score(*what) + (0.5 if asked("skew") else 0.0)

@@ -39,6 +39,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from lmm_r1.config import Cluster as Knobs
 from lmm_r1.distributed import keeper
 from lmm_r1.distributed.host import STACKS_SIGNAL, Host, Where
+from lmm_r1.distributed.placement import placement
 from lmm_r1.errors import EngineError, Fault, LmmR1Error, RankLostError
 
 #: Seconds that a cluster, or a worker's process, may take to come up; a busy machine needs half a minute.
@@ -58,29 +59,6 @@ _STORE_LEAST = 100 << 20
 _LONGEST_FOLDER = 40
 
 Role = Literal["rank", "engine"]
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """bundles: what each place of the cluster holds, as Ray counts it. rank, engine: the bundle of each worker.
-    gpu: the share of a GPU that a worker takes."""
-
-    bundles: tuple[Mapping[str, float], ...]
-    rank: tuple[int, ...]
-    engine: tuple[int, ...]
-    gpu: float
-
-
-def placement(layout: str, ranks: int, engines: int, gpus: bool) -> Placement:
-    """Which worker sits where. colocated: rank i and engine i share a bundle, and its GPU; split: each has its own."""
-    if layout == "split":
-        rank, engine = tuple(range(ranks)), tuple(range(ranks, ranks + engines))
-        cores, gpu = 1.0, 1.0
-    else:
-        rank, engine = tuple(range(ranks)), tuple(range(engines))
-        cores, gpu = 2.0, 0.5
-    bundle = {"CPU": cores, "GPU": 1.0} if gpus else {"CPU": cores}
-    return Placement((bundle,) * (max(*rank, *engine) + 1), rank, engine, gpu if gpus else 0.0)
 
 
 class WorkerLost(Exception):
@@ -314,9 +292,14 @@ class Cluster:
         """Send a method call to a worker's object; calls of one worker run in order."""
         return Call(worker, worker.handle.call.remote(method, *arguments))
 
-    def meeting_point(self, worker: Worker) -> Call:
-        """Its result: (address, free port) on the machine of a worker, where ranks can meet."""
-        return Call(worker, worker.handle.free_address.remote())
+    def meeting(self, workers: Sequence[Worker]) -> tuple[str, list[str]]:
+        """Where workers can meet (a file, where all are on this machine, else a port of the first one's), and the address of
+        each one's machine. WorkerLost when one is gone."""
+        if self._home is not None:
+            return f"file://{self._home / secrets.token_hex(8)}", ["127.0.0.1"] * len(workers)
+        points = self.results([Call(worker, worker.handle.free_address.remote()) for worker in workers])
+        host, port = points[0]
+        return f"tcp://{host}:{port}", [address for address, _ in points]
 
     def wait(self, calls: Sequence[Call]) -> list[Call]:
         """Those of some calls that ended, at least one. WorkerLost when a worker of theirs gives no sign of life."""
@@ -397,6 +380,17 @@ class Cluster:
                 except (WorkerLost, LmmR1Error) as fault:
                     found.append(fault)
         return found
+
+    def settled(self, calls: Sequence[Call]) -> list[WorkerLost | LmmR1Error]:
+        """What workers that wait for each other say when one of them stopped, until none works on any of these calls: who
+        says nothing is told to stop waiting, and then killed."""
+        faults = self.faults(calls)
+        for stop in (lambda worker: worker.handle.abandon.options(concurrency_group="pulse").remote(), self.kill):
+            late = [call for call in calls if not ray.wait([call.ref], timeout=0)[0]]
+            for call in late:
+                stop(call.worker)
+            faults += self.faults(late)
+        return faults
 
     def kill(self, worker: Worker, stacks: bool = False) -> None:
         """End a worker's process, whatever state it is in. stacks: let it write its stacks first, if it can."""

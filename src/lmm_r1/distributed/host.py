@@ -76,6 +76,12 @@ class Host:
             self._failed = True
             raise
 
+    def abandon(self) -> None:
+        """Let the object stop waiting for another process, from the thread of the pulse."""
+        stop = getattr(self._object, "abandon", None)
+        if stop is not None:
+            stop()
+
     def pulse(self) -> Where:
         """A sign of life."""
         return Where(get_runtime_context().get_node_id(), os.getpid())

@@ -28,26 +28,26 @@ _MOST_ENTRIES = 1024
 
 
 def join(backend: str, meeting: str, address: str, index: int, world: int, limit: timedelta) -> None:
-    """Make the process group of rank `index` of `world`; returns when all are there.
-
-    meeting: "file:///path" or "tcp://host:port", the same for all, where host is the first rank's. address: of this rank's
-    machine, IPv4, as the other ranks reach it. limit: of the meeting, and of every collective.
-    """
-    if meeting.startswith("file:"):
-        os.environ[GLOO_INTERFACE] = "lo"
-        dist.init_process_group(backend, init_method=meeting, rank=index, world_size=world, timeout=limit)
-        return
-    interface = interface_of(address)
-    if interface is not None:
-        os.environ.setdefault(GLOO_INTERFACE, interface)
-    store = _store(meeting, index == 0, world, limit)
+    """Make the process group of rank `index` of `world`; returns when all are there. Arguments: see `meet`."""
+    store = meet(meeting, address, index, world, limit)
     dist.init_process_group(backend, store=store, rank=index, world_size=world, timeout=limit)
 
 
-def _store(meeting: str, first: bool, world: int, limit: timedelta) -> dist.Store:
-    """What ranks of several machines meet at; the first one serves it, at its own address alone."""
+def meet(meeting: str, address: str, index: int, world: int, limit: timedelta) -> dist.Store:
+    """What `world` processes meet at, in this one with the number `index`, which now talks through the right interface.
+
+    meeting: "file:///path" or "tcp://host:port", the same for all, where host is the first one's: that one serves it, at its
+    own address alone. address: of this process's machine, IPv4, as the others reach it. limit: of the meeting.
+    """
     url = urlsplit(meeting)
+    if url.scheme == "file":
+        os.environ[GLOO_INTERFACE] = "lo"
+        return dist.FileStore(url.path, world)
+    interface = interface_of(address)
+    if interface is not None:
+        os.environ.setdefault(GLOO_INTERFACE, interface)
     host, port = str(url.hostname), int(url.port or 0)
+    first = index == 0
     listening = socket.create_server((host, port), backlog=world).detach() if first else None
     return dist.TCPStore(host, port, world, first, limit, wait_for_workers=False, master_listen_fd=listening)
 

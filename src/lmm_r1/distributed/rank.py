@@ -23,6 +23,7 @@ from lmm_r1.data.images import ImageStore
 from lmm_r1.distributed.host import take_in
 from lmm_r1.distributed.meeting import join
 from lmm_r1.distributed.shipment import Shipment, ship
+from lmm_r1.distributed.way import Way
 from lmm_r1.errors import CheckpointError, Fault
 from lmm_r1.models.adapters import make_adapter
 from lmm_r1.models.critic import Critic
@@ -93,6 +94,7 @@ class Rank:
             sequence=sequence,
         )
         self._index = index
+        self._way: Way | None = None
 
     def anchors(self, pictures: Pictures, rollouts: Sequence[Rollout], needs: Iterable[str]) -> list[Anchors]:
         """FsdpTrainer.anchors of this rank's share."""
@@ -127,6 +129,32 @@ class Rank:
         for _ in self._trainer.weights():
             pass
         return None
+
+    def open_way(self, settings: Mapping[str, Any] | None) -> None:
+        """Meet the engines that this rank sends weights to. settings: of Way; None where another rank does."""
+        self.close_way()
+        self._way = None if settings is None else Way(**settings)
+
+    def close_way(self) -> None:
+        """Leave the engines."""
+        if self._way is not None:
+            self._way.close()
+        self._way = None
+
+    def send(self) -> str:
+        """Send the policy's weights along the way; the digest of what was sent, "" where another rank does."""
+        weights = iter(self._trainer.weights())
+        try:
+            with _returned():
+                return "" if self._way is None else self._way.send(weights)
+        finally:
+            for _ in weights:  # the other ranks gather with this one, whatever became of its way
+                pass
+
+    def abandon(self) -> None:
+        """End all waits for engines."""
+        if self._way is not None:
+            self._way.abort()
 
     def save(self, folder: str) -> dict[str, Any]:
         """FsdpTrainer.save."""

@@ -95,7 +95,9 @@ class RayEngine:
         self._making = {"factory": factory, "arguments": dict(arguments)}
         self._version = -1
         self._shipment: Shipment | None = None
-        self._digest = ""
+        self._spare: Callable[[], Shipment] | None = None  # where a shipment can be had
+        self._in_place = False
+        self._digest = ""  # of the weights; "" = there are none
         self._awake: tuple[str, ...] | None = None
         self._ids: set[int] = set()  # submitted, and not yielded yet
         self._home: dict[int, int] = {}  # of a request's id, as long as anything is open
@@ -115,7 +117,7 @@ class RayEngine:
         EngineError without weights, for an id that is still in work, or a picture that is not in the store; then none
         is queued. What an engine has against a request is raised by `finished`.
         """
-        if self._shipment is None:
+        if not self._digest:
             raise EngineError("the engine has no weights (or ones that failed their proof)")
         new: set[int] = set()
         for request in requests:
@@ -168,7 +170,7 @@ class RayEngine:
                 post.cancelled.append(number)
                 post.deaf.add(number)
 
-    def load_weights(self, source: Iterable[tuple[str, torch.Tensor]], version: int) -> str:
+    def load_weights(self, source: Iterable[tuple[str, torch.Tensor]], version: int, in_place: bool = False) -> str:
         """Send weights through shared memory; the digest that all engines found. EngineError while requests are running,
         when engines disagree, and for what an engine has against the weights: then there are no weights.
 
@@ -177,10 +179,10 @@ class RayEngine:
         if self._open():
             raise EngineError("weights cannot change while requests are running")
         self._drop()
-        self._version = version
+        self._version, self._in_place = version, in_place
         shipment = ship(source)
         try:
-            found = self._everyone("load", lambda post: (version, shipment.manifest, *shipment.references))
+            found = self._everyone("load", lambda post: (version, in_place, shipment.manifest, *shipment.references))
         except BaseException:
             shipment.release()
             raise
@@ -223,6 +225,16 @@ class RayEngine:
         self._drop()
         self._everyone("unload")
 
+    def receivers(self) -> list[Worker]:
+        """The workers of all engines, none of them busy; they have no weights any more, and may be sent some."""
+        self.unload()
+        return [post.worker for post in self._posts]
+
+    def adopt(self, found: str, spare: Callable[[], Shipment]) -> None:
+        """All engines were sent the same weights past this process. found: the digest, by lanes; spare: asked once when an
+        engine is lost, for the weights of the one that is started in its place."""
+        self._digest, self._spare, self._in_place = found, spare, True
+
     def score(self, token_ids: Int32, images: Sequence[Image], temperature: float = 1.0) -> Float32:
         """Log-prob float32[T] of every token of a stream, 0 for the first and for media tokens. All engines are asked, and
         must agree as an engine must with its trainer; else EngineError, and there are no weights."""
@@ -249,7 +261,7 @@ class RayEngine:
         """Forget the weights, and let them go from shared memory."""
         if self._shipment is not None:
             self._shipment.release()
-        self._shipment, self._digest = None, ""
+        self._shipment, self._spare, self._digest = None, None, ""
 
     def _open(self) -> bool:
         """Whether any request waits or runs."""
@@ -292,7 +304,7 @@ class RayEngine:
         try:
             ended = self._cluster.wait(list(heads))
         except WorkerLost as lost:
-            self._replace(lost)
+            self.replace(lost)
             return answers
         for call in ended:
             post = heads[call]
@@ -307,7 +319,7 @@ class RayEngine:
                     )
                 answers.append((call, value))
             except WorkerLost as lost:
-                self._replace(lost)
+                self.replace(lost)
             except LmmR1Error as error:
                 answers.append((call, error))
                 if method == "advance":  # nothing of this batch is worth an answer any more
@@ -359,7 +371,7 @@ class RayEngine:
             ids, logprobs = np.array(reply.token_ids), np.array(reply.logprobs)
             self._done.append(Reply(reply.id, request.token_ids, ids, logprobs, reply.stop, reply.version))
 
-    def _replace(self, lost: WorkerLost) -> None:
+    def replace(self, lost: WorkerLost) -> None:
         """Start a lost engine anew, as it was, and put what it owed back into its queue. EngineError when that is not
         allowed any more."""
         post = next(post for post in self._posts if post.worker is lost.worker)
@@ -369,7 +381,10 @@ class RayEngine:
         post.owed, post.cancelled, post.deaf, post.known = {}, [], set(), set()
         post.worker, call = self._cluster.start("engine", post.index, _SEAT, self._making)
         post.flight = deque([("make", call)])
+        if self._shipment is None and self._spare is not None:
+            self._shipment = self._spare()
         if self._shipment is not None:
-            self._ask(post, "load", self._version, self._shipment.manifest, *self._shipment.references)
+            shipment = self._shipment
+            self._ask(post, "load", self._version, self._in_place, shipment.manifest, *shipment.references)
         if self._awake is not None:
             self._ask(post, "wake", self._awake)

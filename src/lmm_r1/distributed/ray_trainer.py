@@ -9,7 +9,6 @@ Leaves out: a rank's arithmetic (trainers/fsdp.py), its commands (rank.py), and 
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,6 @@ class RayTrainer:
         self._sent: list[set[str]] = [set() for _ in range(world)]
         self._shipment: Shipment | None = None
         self.workers: list[Worker] = [cluster.place("rank", index) for index in range(world)]
-        self._rendezvous: Path | None = None
         try:
             self._begin(arguments)
         except BaseException:
@@ -57,7 +55,10 @@ class RayTrainer:
 
     def _begin(self, arguments: Mapping[str, Any]) -> None:
         """Make every rank, and wait until all have met."""
-        meeting, addresses = self._meeting()
+        try:
+            meeting, addresses = self._cluster.meeting(self.workers)
+        except WorkerLost as lost:
+            raise stopped(lost) from None
         factory = f"{Rank.__module__}:{Rank.__qualname__}"
         told = {**arguments, "world": len(self.workers), "meeting": meeting, "limit_s": COLLECTIVE_LIMIT_S}
         self._results(
@@ -72,8 +73,6 @@ class RayTrainer:
         self._outdated()
         for worker in self.workers:
             self._cluster.kill(worker)
-        if self._rendezvous is not None:
-            self._rendezvous.unlink(missing_ok=True)
 
     def anchors(self, rollouts: Sequence[Rollout], needs: frozenset[str]) -> list[Anchors]:
         """As LocalTrainer's."""
@@ -116,15 +115,23 @@ class RayTrainer:
 
     def weights(self) -> Iterable[tuple[str, torch.Tensor]]:
         """As LocalTrainer's, as read-only views of shared memory that are good until the next tensor."""
-        if self._shipment is None:
-            self._shipment = self._everywhere("weights")[0]
-        assert self._shipment is not None
         try:
-            yield from unpack(self._shipment)
+            yield from unpack(self._gathered())
         except RayError as error:  # they are the first rank's, and go with it
             self._outdated()
             self.forget(())  # asks every rank: a lost one says so
             raise EngineError(f"the gathered weights are gone: {type(error).__name__}") from error
+
+    def shipment(self) -> Shipment:
+        """The weights as a shipment of the caller's own. RankLostError when a rank is gone."""
+        return self._gathered().copy()
+
+    def _gathered(self) -> Shipment:
+        """The weights in Ray's store, the same until they move."""
+        if self._shipment is None:
+            self._shipment = self._everywhere("weights")[0]
+        assert self._shipment is not None
+        return self._shipment
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Every rank writes its shards."""
@@ -147,16 +154,6 @@ class RayTrainer:
         if self._shipment is not None:
             self._shipment.release()
             self._shipment = None
-
-    def _meeting(self) -> tuple[str, list[str]]:
-        """Where ranks find each other (a file, where all are on this machine, else a port of the first one's), and the address
-        of each one's machine."""
-        if self._cluster.knobs.address == "local":
-            self._rendezvous = self._cluster.folder.resolve() / f"ranks_{secrets.token_hex(4)}"
-            return f"file://{self._rendezvous}", ["127.0.0.1"] * len(self.workers)
-        points = self._results([self._cluster.meeting_point(worker) for worker in self.workers])
-        host, port = points[0]
-        return f"tcp://{host}:{port}", [address for address, _ in points]
 
     def _shares(self, rollouts: Sequence[Rollout]) -> list[list[int]]:
         """What each rank gets: neighbours that share rows get the same."""
@@ -184,7 +181,7 @@ class RayTrainer:
         try:
             return self._cluster.results(calls)
         except WorkerLost as lost:
-            raise _stopped(lost) from None
+            raise stopped(lost) from None
         except LmmR1Error as error:
             raise _reason([error, *self._cluster.faults(calls)]) from None
 
@@ -205,12 +202,13 @@ def _reason(faults: Sequence[LmmR1Error | WorkerLost]) -> LmmR1Error:
     """Of what ranks say when one stops, what started it: a lost rank before a fault, a fault before what follows from it."""
     lost = [fault for fault in faults if isinstance(fault, WorkerLost)]
     if lost:
-        return _stopped(lost[0])
+        return stopped(lost[0])
     known = [fault for fault in faults if isinstance(fault, LmmR1Error)]
     own = [fault for fault in known if ANOTHER not in str(fault)]
     return min(own or known, key=lambda fault: isinstance(fault, EngineError))  # those only say that a peer went away
 
 
-def _stopped(lost: WorkerLost) -> RankLostError:
+def stopped(lost: WorkerLost) -> RankLostError:
+    """What the loss of a rank means to its stage."""
     remedy = "the same command resumes from the last checkpoint"
     return RankLostError(Fault(f"{lost}; its part of the weights is gone with it", remedy=remedy))

@@ -9,7 +9,7 @@ Leaves out: Ray, faults and who gets which request (ray_engine.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import chain
 from typing import Any
 
@@ -20,11 +20,13 @@ from transformers import AutoConfig
 from lmm_r1.config import Model
 from lmm_r1.data.images import ImageStore
 from lmm_r1.distributed.host import imported, take_in
-from lmm_r1.distributed.shipment import Packed, views
+from lmm_r1.distributed.shipment import views
+from lmm_r1.distributed.way import Way
 from lmm_r1.errors import EngineError
 from lmm_r1.models.adapters import make_adapter
 from lmm_r1.models.load import resolve_folder
 from lmm_r1.rollout.embedded.engine import EmbeddedEngine
+from lmm_r1.rollout.parcels import Packed
 from lmm_r1.rollout.weights import SyncedEngine
 from lmm_r1.types import Float32, Image, Int32, Reply, Request
 
@@ -50,6 +52,7 @@ class Seat:
         self._engine: SyncedEngine = imported(factory)(self._images, **arguments)
         self._open: set[int] = set()
         self._awake = ExitStack()
+        self._way: Way | None = None
 
     def dtype(self) -> str:
         """The engine's dtype by name."""
@@ -83,10 +86,30 @@ class Seat:
                 return replies
         raise EngineError(f"the engine has nothing left to do, but never answered {len(self._open)} requests")
 
-    def load(self, version: int, manifest: Sequence[Sequence[Packed]], *buckets: NDArray[np.uint8]) -> str:
+    def load(
+        self, version: int, in_place: bool, manifest: Sequence[Sequence[Packed]], *parcels: NDArray[np.uint8]
+    ) -> str:
         """Take over a shipment of weights; the digest of what arrived."""
-        pairs = (views(packed, data) for packed, data in zip(manifest, buckets, strict=True))
-        return self._engine.load_weights(chain.from_iterable(pairs), version)
+        pairs = (views(packed, data) for packed, data in zip(manifest, parcels, strict=True))
+        return self._engine.load_weights(chain.from_iterable(pairs), version, in_place)
+
+    def open_way(self, settings: Mapping[str, Any]) -> None:
+        """Meet the rank that sends weights. settings: of Way."""
+        if self._way is not None:
+            self._way.close()
+        self._way = Way(**settings)
+
+    def receive(self, version: int) -> str:
+        """Take over the weights that come along the way; the digest of what arrived."""
+        if self._way is None:
+            raise EngineError("no rank was met to receive weights from")
+        with closing(self._way.received()) as weights:
+            return self._engine.load_weights(weights, version, in_place=True)
+
+    def abandon(self) -> None:
+        """End all waits for ranks."""
+        if self._way is not None:
+            self._way.abort()
 
     def set_version(self, version: int) -> None:
         """Name the weights."""

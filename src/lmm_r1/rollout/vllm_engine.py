@@ -43,7 +43,8 @@ from lmm_r1.models.adapters import make_adapter
 from lmm_r1.models.load import resolve_folder
 from lmm_r1.models.pictures import PatchGrid, patches_of
 from lmm_r1.models.qwen_vl import PixelStore
-from lmm_r1.rollout.vllm_weights import Outbox, expected_weights, live_name
+from lmm_r1.rollout.parcels import SharedFile, parcels
+from lmm_r1.rollout.vllm_weights import expected_weights, live_name
 from lmm_r1.rollout.vllm_worker import BACKEND, WHOLE_DISTRIBUTION, WORKER
 from lmm_r1.rollout.weights import digest_of_lines
 from lmm_r1.seams import ModelAdapter
@@ -150,7 +151,6 @@ class VllmEngine:
             use_tqdm_on_load=False,
         )
         self._llm = _start(settings)
-        self._outbox = Outbox(lambda parcel: self._workers("update_weights", parcel))
         self._workers("lmm_r1_ban", list(adapter.banned_ids))
 
     # ---- the seam
@@ -203,30 +203,27 @@ class VllmEngine:
             with self._or_dead("cancelling"):
                 self._llm.abort_request(names)
 
-    def load_weights(self, source: Iterable[tuple[str, Tensor]], version: int) -> str:
+    def load_weights(self, source: Iterable[tuple[str, Tensor]], version: int, in_place: bool = False) -> str:
         """Hand weights to vLLM's loader by their published names; returns the digest of what its workers received.
 
-        A tensor that was sent in another dtype is converted, and the digest is of what was received. EngineError while
+        A tensor that was sent in another dtype is converted, and the digest is of what was received. in_place: vLLM's worker
+        is in this process and takes tensors from where they are; else they go through shared memory. EngineError while
         requests are running, and for a missing, unknown or misshapen tensor: the engine then has no weights.
         """
         self.unload()
         self._wake()
-        waiting = set(self._expected)
         self._workers("start_weight_update")
+        memory = SharedFile()
         try:
-            for name, tensor in source:
-                key = live_name(name)
-                if key not in self._expected:
-                    raise EngineError(f"weight {name} has no place in the engine")
-                if self._expected[key] != tuple(tensor.shape):
-                    raise EngineError(f"weight {name} is {tuple(tensor.shape)}, wanted {self._expected[key]}")
-                waiting.discard(key)
-                self._outbox.put(name, tensor)
-            self._outbox.flush()
-            if waiting:
-                raise EngineError(f"{len(waiting)} weights were not sent, the first is {min(waiting)}")
+            if in_place:
+                for pair in self._whole(source):
+                    self._workers("update_weights", {"tensors": [pair]})
+            else:
+                for parcel in parcels(self._whole(source)):
+                    path, size = memory.write(parcel)
+                    self._workers("update_weights", {"path": path, "size": size, "packed": parcel.packed})
         finally:
-            self._outbox.clear()
+            memory.close()
             if not self._fault:
                 self._workers("finish_weight_update")
         answers = self._workers("lmm_r1_received")
@@ -252,6 +249,20 @@ class VllmEngine:
                 with self._or_dead("going to sleep"):
                     self._llm.sleep(level=1)
                 self._asleep = True
+
+    def _whole(self, source: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """Weights that are the model's own, all of them; else EngineError."""
+        waiting = set(self._expected)
+        for name, tensor in source:
+            key = live_name(name)
+            if key not in self._expected:
+                raise EngineError(f"weight {name} has no place in the engine")
+            if self._expected[key] != tuple(tensor.shape):
+                raise EngineError(f"weight {name} is {tuple(tensor.shape)}, wanted {self._expected[key]}")
+            waiting.discard(key)
+            yield name, tensor
+        if waiting:
+            raise EngineError(f"{len(waiting)} weights were not sent, the first is {min(waiting)}")
 
     # ---- beyond the seam
 
@@ -306,7 +317,6 @@ class VllmEngine:
         self._fault = self._fault or "the engine is closed"
         self._running.clear()
         self._done.clear()
-        self._outbox.clear()
         self._llm.engine_core.shutdown()
 
     # ---- prompts

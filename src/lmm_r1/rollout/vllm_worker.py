@@ -1,7 +1,7 @@
-"""What runs inside vLLM's workers: the media ban, log-probs as the trainer defines them, weights out of shared memory.
+"""What runs inside vLLM's workers: the media ban, log-probs as the trainer defines them, weights from the trainer.
 
 vLLM finds the three parts by name, in whatever process its workers live: `Worker` (its option worker_extension_cls),
-`WholeDistribution` (logits_processors) and `SharedMemory` (the pluggable weight transfer). vllm_engine.py names them and is
+`WholeDistribution` (logits_processors) and `Arrivals` (the pluggable weight transfer). vllm_engine.py names them and is
 the only caller.
 
 Log-probs. vLLM's `processed_logits` hands out the sampled token's logit after temperature and the top-p cut. The cut only
@@ -26,11 +26,11 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from lmm_r1.models.logprobs import masked_logits
-from lmm_r1.rollout.vllm_weights import Place, tensor_at
+from lmm_r1.rollout.parcels import Packed, map_file, unpacked
 from lmm_r1.rollout.weights import weight_line
 
 #: What vllm_engine.py asks vLLM for, by these names.
-BACKEND = "lmm_r1_shared_memory"
+BACKEND = "lmm_r1"
 WORKER = f"{__name__}.Worker"
 WHOLE_DISTRIBUTION = f"{__name__}:WholeDistribution"
 
@@ -80,7 +80,7 @@ class Worker:
     """Methods that vLLM adds to its workers; called by name through collective_rpc."""
 
     model_runner: Any
-    weight_transfer_engine: SharedMemory
+    weight_transfer_engine: Arrivals
 
     def lmm_r1_ban(self, banned: Sequence[int]) -> None:
         """Take the banned ids out of the softmax for good. Called once, before any request."""
@@ -99,27 +99,29 @@ class Worker:
 
 @dataclass
 class NoSettings(WeightTransferInitInfo):
-    """The shared memory has no handshake."""
+    """There is no handshake."""
 
 
 @dataclass
-class Parcel(WeightTransferUpdateInfo):
-    """Some tensors in a file that both sides map: its path, its size in bytes, and where each tensor lies."""
+class Some(WeightTransferUpdateInfo):
+    """Some weights: in a file in memory that both sides map (its path, its bytes, what lies where), or the tensors
+    themselves, on any device, where the engine is in the worker's process."""
 
-    path: str
-    size: int
-    places: list[Place]
+    path: str = ""
+    size: int = 0
+    packed: Sequence[Packed] = ()
+    tensors: Sequence[tuple[str, Tensor]] = ()
 
 
-class SharedMemory(WeightTransferEngine[NoSettings, Parcel]):
-    """Weights from a file in memory that the trainer wrote, loaded by vLLM's own layer-by-layer reload.
+class Arrivals(WeightTransferEngine[NoSettings, Some]):
+    """Weights that the engine hands on, loaded by vLLM's own layer-by-layer reload.
 
     That reload fuses and shards as at the start, and packs again what a CPU build keeps packed: copying into parameters would
     leave the packed copies old.
     """
 
     init_info_cls = NoSettings
-    update_info_cls = Parcel
+    update_info_cls = Some
 
     def init_transfer_engine(self, init_info: NoSettings) -> None:
         """Nothing to do."""
@@ -130,14 +132,16 @@ class SharedMemory(WeightTransferEngine[NoSettings, Parcel]):
         self.waiting = {name for name, _ in self.model.named_parameters()}
         initialize_layerwise_reload(self.model)
 
-    def receive_weights(self, update_info: Parcel) -> None:
+    def receive_weights(self, update_info: Some) -> None:
         """Note what arrived, then load it. The reload may hold tensors until their layer is whole, so they are copies."""
-        mapped = torch.from_file(update_info.path, shared=True, size=update_info.size, dtype=torch.uint8)
+        found, in_place = list(update_info.tensors), not update_info.path
+        if not in_place:
+            found = list(unpacked(map_file(update_info.path, update_info.size), update_info.packed))
         arrived = []
-        for place in update_info.places:
-            tensor = tensor_at(mapped, place)
-            self.lines.append(weight_line(place[0], tensor))
-            arrived.append((place[0], tensor.to(self.device, copy=True)))
+        for name, tensor in found:
+            copied = tensor.to(self.device, copy=True)
+            self.lines.append(weight_line(name, copied if in_place else tensor, in_place))
+            arrived.append((name, copied))
         self.waiting -= set(self.model.load_weights(arrived))
 
     def finish_weight_update(self) -> None:
@@ -153,4 +157,4 @@ class SharedMemory(WeightTransferEngine[NoSettings, Parcel]):
 
 
 if BACKEND not in WeightTransferEngineFactory._registry:
-    WeightTransferEngineFactory.register_engine(BACKEND, SharedMemory)
+    WeightTransferEngineFactory.register_engine(BACKEND, Arrivals)

@@ -21,11 +21,40 @@ from lmm_r1.errors import EngineError
 from lmm_r1.seams import RolloutEngine, Trainer
 from lmm_r1.types import Float32, Image, Int32
 
+#: Words of 32 bits that are mixed at once: what a CPU's cache holds, and what keeps a GPU busy in bounded memory.
+_LANE_WORDS = {True: 1 << 18, False: 1 << 24}
+#: Odd factors of the two lanes: golden ratio and MurmurHash3, as signed 32-bit numbers.
+_MIXERS = (
+    (-0x61C88647, -0x7A143595, -0x3D4D51CB),
+    (0x27D4EB2F, 0x1B873593, -0x3361D2AF),
+)
+
 
 def tensor_digest(tensor: torch.Tensor) -> str:
     """sha256 of a tensor's bytes, row-major, as hex."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return hashlib.sha256(memoryview(flat.view(torch.uint8).numpy())).hexdigest()
+
+
+def lanes_digest(tensor: torch.Tensor) -> str:
+    """A checksum of a tensor's bytes, row-major, as hex; computed where the tensor lies, the same number on every device.
+
+    Two sums over its words of 32 bits, each mixed with its place first, so that a changed, moved or missing word shows: by accident
+    two tensors agree once in 2^64. Nobody is kept from making two that do: it tells faults, not forgers.
+    Source: the mixing follows the finaliser of MurmurHash3 (A. Appleby, public domain).
+    """
+    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    flat = torch.nn.functional.pad(flat, (0, -len(flat) % 4)).view(torch.int32)
+    lanes, chunk = [0, 0], _LANE_WORDS[flat.device.type == "cpu"]
+    for start in range(0, len(flat), chunk):
+        words = flat[start : start + chunk]
+        places = torch.arange(len(words), dtype=torch.int32, device=words.device) + start
+        for lane, (first, second, third) in enumerate(_MIXERS):  # products wrap at 32 bits, as on every device
+            mixed = (words ^ (places * first)) * second
+            mixed = (mixed ^ (mixed >> 15)) * third
+            mixed ^= mixed >> 13
+            lanes[lane] += int(mixed.sum(dtype=torch.int64))
+    return "".join(f"{lane % 2**64:016x}" for lane in lanes)
 
 
 def digest(pairs: Iterable[tuple[str, torch.Tensor]]) -> str:
@@ -36,9 +65,10 @@ def digest(pairs: Iterable[tuple[str, torch.Tensor]]) -> str:
     return digest_of_lines(weight_line(name, tensor) for name, tensor in pairs)
 
 
-def weight_line(name: str, tensor: torch.Tensor) -> tuple[str, str]:
-    """(name, one line that identifies the tensor's dtype, shape and bytes)."""
-    return name, f"{name} {tensor.dtype} {tuple(tensor.shape)} {tensor_digest(tensor)}\n"
+def weight_line(name: str, tensor: torch.Tensor, lanes: bool = False) -> tuple[str, str]:
+    """(name, one line that identifies the tensor's dtype, shape and bytes). lanes: by `lanes_digest`, else by sha256."""
+    found = lanes_digest(tensor) if lanes else tensor_digest(tensor)
+    return name, f"{name} {tensor.dtype} {tuple(tensor.shape)} {found}\n"
 
 
 def digest_of_lines(lines: Iterable[tuple[str, str]]) -> str:
@@ -65,7 +95,7 @@ class ProbedEngine(Protocol):
     version: int
     dtype: torch.dtype
 
-    def load_weights(self, source: Iterable[tuple[str, torch.Tensor]], version: int) -> str: ...
+    def load_weights(self, source: Iterable[tuple[str, torch.Tensor]], version: int, in_place: bool = False) -> str: ...
 
     def score(self, token_ids: Int32, images: Sequence[Image], temperature: float) -> Float32: ...
 
@@ -86,8 +116,8 @@ class ScoringTrainer(Trainer, Protocol):
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.3, torch.float16: 0.05}
 
 
-class LocalLink:
-    """Implements seams.WeightLink for a trainer and an engine in one process."""
+class ProvedLink:
+    """Implements seams.WeightLink but for the way, which is `transfer`: what arrived is compared with what was sent."""
 
     def __init__(
         self,
@@ -103,20 +133,16 @@ class LocalLink:
         self._trainer, self._engine, self._probes, self._temperature = trainer, engine, tuple(probes), temperature
         self._tolerance = TOLERANCES[engine.dtype] if tolerance is None else tolerance
 
+    def transfer(self) -> tuple[str, str]:
+        """Move the trainer's weights into the engine, under its old version; digests of (what was sent, what arrived)."""
+        raise NotImplementedError
+
     def sync(self, version: int) -> str:
         """Send the weights, compare digests and probes, then move the engine to `version`; returns the digest.
 
         EngineError when either differs: the engine then keeps its old version and refuses to sample.
         """
-        lines: list[tuple[str, str]] = []
-
-        def sending() -> Iterator[tuple[str, torch.Tensor]]:
-            for name, tensor in self._trainer.weights():  # once: gathering shards costs
-                lines.append(weight_line(name, tensor))
-                yield name, tensor
-
-        received = self._engine.load_weights(sending(), self._engine.version)
-        sent = digest_of_lines(lines)
+        sent, received = self.transfer()
         fault = "" if received == sent else f"sent {sent[:12]}, the engine holds {received[:12]}"
         fault = fault or self._probe_fault()
         if fault:
@@ -139,3 +165,19 @@ class LocalLink:
                     f"of {len(gaps)} (at most {self._tolerance:g} allowed)"
                 )
         return ""
+
+
+class LocalLink(ProvedLink):
+    """The weights go through this process: its trainer's and its engine's, or those of a cluster through shared memory."""
+
+    def transfer(self) -> tuple[str, str]:
+        """As ProvedLink's. Every tensor is asked for once: gathering shards costs."""
+        lines: list[tuple[str, str]] = []
+
+        def sending() -> Iterator[tuple[str, torch.Tensor]]:
+            for name, tensor in self._trainer.weights():
+                lines.append(weight_line(name, tensor))
+                yield name, tensor
+
+        received = self._engine.load_weights(sending(), self._engine.version)
+        return digest_of_lines(lines), received

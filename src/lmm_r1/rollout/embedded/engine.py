@@ -122,10 +122,11 @@ class EmbeddedEngine:
             self._remove(rows)
 
     @torch.no_grad()
-    def load_weights(self, source: Iterable[tuple[str, Tensor]], version: int) -> str:
+    def load_weights(self, source: Iterable[tuple[str, Tensor]], version: int, in_place: bool = False) -> str:
         """Copy weights in by their published names; returns the digest of what the engine now holds.
 
-        A tensor that was sent in another dtype is converted, and the digest is of what was received. EngineError while
+        A tensor that was sent in another dtype is converted, and the digest is of what was received. in_place: the digest is
+        computed on the device that a tensor is on, by lanes. EngineError while
         requests are running, and for a missing, unknown or misshapen tensor: the engine then has no weights.
         """
         if self._queue or self._slots.running:
@@ -138,7 +139,7 @@ class EmbeddedEngine:
         for name, tensor in source:
             key = _own_name(name)
             if key == "text.lm_head.weight" and self._weights.tied:
-                lines.append(weight_line(name, tensor))
+                lines.append(weight_line(name, tensor, in_place))
                 continue
             target = targets.get(key)
             if target is None:
@@ -147,7 +148,7 @@ class EmbeddedEngine:
                 raise EngineError(f"weight {name} is {tuple(tensor.shape)}, wanted {tuple(target.shape)}")
             target.copy_(tensor)
             waiting.discard(key)
-            lines.append(weight_line(name, target if target.dtype == tensor.dtype else tensor))
+            lines.append(weight_line(name, target if target.dtype == tensor.dtype else tensor, in_place))
         if waiting:
             raise EngineError(f"{len(waiting)} weights were not sent, the first is {min(waiting)}")
         found = digest_of_lines(lines)
