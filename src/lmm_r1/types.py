@@ -16,7 +16,7 @@ sha256 and become features inside the model's adapter). Standard library and num
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
+#: What two token streams must share to be one prompt: the bytes of their ids, and the shas of their pictures in order.
+PromptKey = tuple[bytes, tuple[str, ...]]
 
 Role = Literal["system", "user", "assistant"]
 #: Why a reply ended: the model stopped, its token budget ran out, or the context was full.
@@ -46,6 +48,11 @@ class Image:
     sha: str
     width: int
     height: int
+
+
+def prompt_key(token_ids: Int32, images: Iterable[Image]) -> PromptKey:
+    """Equal for equal prompts alone: who has the same one can share its prefill, its row or its engine."""
+    return token_ids.tobytes(), tuple(image.sha for image in images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +241,11 @@ class Request:
     max_new_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
+
+    @property
+    def prompt_key(self) -> PromptKey:
+        """What it shares with every other request of its prompt."""
+        return prompt_key(self.token_ids, self.images)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
