@@ -30,6 +30,8 @@ Bool = NDArray[np.bool_]
 PromptKey = tuple[bytes, tuple[str, ...]]
 
 Role = Literal["system", "user", "assistant"]
+#: `Problem.env` of a question: one reply ends it, and a verifier judges it.
+SINGLE_TURN = "single_turn"
 #: Why a reply ended: the model stopped, its token budget ran out, or the context was full.
 Stop = Literal["eos", "length", "context"]
 
@@ -68,18 +70,23 @@ class Problem:
     """One prepared row: what is asked, and how an answer is checked.
 
     id: unique and stable; seeds derive from it.  verifier: a key of rewards.VERIFIERS.
-    env: a key of envs.ENVIRONMENTS.  choices: option texts of a multiple-choice row, in order A, B, ...
+    env: SINGLE_TURN, or the name of a game (envs/games.py).  choices: option texts of a multiple-choice row, in order A, B, ...
     """
 
     id: str
     messages: tuple[Message, ...]
     answer: str
     verifier: str = "math"
-    env: str = "single_turn"
+    env: str = SINGLE_TURN
     source: str = ""
     choices: tuple[str, ...] | None = None
     domain: str = ""
     meta: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def is_game(self) -> bool:
+        """Whether an environment answers each reply and pays for it; else it is a question with an answer."""
+        return self.env != SINGLE_TURN
 
     @property
     def images(self) -> tuple[Image, ...]:
