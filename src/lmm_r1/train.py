@@ -360,7 +360,7 @@ def steer_kl(run: StageRun, metrics: dict[str, float]) -> None:
 
 def guard_verdicts(run: StageRun, groups: Sequence[Group], step: int) -> None:
     """Stop when too many replies could not be judged: a failed verdict is not a wrong answer."""
-    scores = [s for g in groups for s in g.scores if g.problem.env == "single_turn"]  # no verifier judges a game
+    scores = [s for g in groups for s in g.scores if not g.problem.is_game]  # no verifier judges a game
     failed = [s for s in scores if FAILED_VERDICTS & set(s.verdicts.values())]
     if len(failed) > run.recipe.guards.max_skipped_share * len(scores):
         raise EngineError(

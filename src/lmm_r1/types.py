@@ -16,7 +16,7 @@ sha256 and become features inside the model's adapter). Standard library and num
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,8 +26,12 @@ from numpy.typing import NDArray
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
+#: What two token streams must share to be one prompt: the bytes of their ids, and the shas of their pictures in order.
+PromptKey = tuple[bytes, tuple[str, ...]]
 
 Role = Literal["system", "user", "assistant"]
+#: `Problem.env` of a question: one reply ends it, and a verifier judges it.
+SINGLE_TURN = "single_turn"
 #: Why a reply ended: the model stopped, its token budget ran out, or the context was full.
 Stop = Literal["eos", "length", "context"]
 
@@ -48,6 +52,11 @@ class Image:
     height: int
 
 
+def prompt_key(token_ids: Int32, images: Iterable[Image]) -> PromptKey:
+    """Equal for equal prompts alone: who has the same one can share its prefill, its row or its engine."""
+    return token_ids.tobytes(), tuple(image.sha for image in images)
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One chat message; `content` keeps text and pictures in reading order."""
@@ -61,18 +70,23 @@ class Problem:
     """One prepared row: what is asked, and how an answer is checked.
 
     id: unique and stable; seeds derive from it.  verifier: a key of rewards.VERIFIERS.
-    env: a key of envs.ENVIRONMENTS.  choices: option texts of a multiple-choice row, in order A, B, ...
+    env: SINGLE_TURN, or the name of a game (envs/games.py).  choices: option texts of a multiple-choice row, in order A, B, ...
     """
 
     id: str
     messages: tuple[Message, ...]
     answer: str
     verifier: str = "math"
-    env: str = "single_turn"
+    env: str = SINGLE_TURN
     source: str = ""
     choices: tuple[str, ...] | None = None
     domain: str = ""
     meta: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def is_game(self) -> bool:
+        """Whether an environment answers each reply and pays for it; else it is a question with an answer."""
+        return self.env != SINGLE_TURN
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -234,6 +248,11 @@ class Request:
     max_new_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
+
+    @property
+    def prompt_key(self) -> PromptKey:
+        """What it shares with every other request of its prompt."""
+        return prompt_key(self.token_ids, self.images)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.distributed.support import gap, required
+from tests.closeness import relative_of_all
+from tests.distributed.support import required
 
 required("ray")
 
@@ -66,7 +67,7 @@ def groups(run: Path) -> list[list[tuple[str, int, tuple[int, ...]]]]:
 
 def weights_gap(ours: Path, theirs: Path) -> float:
     """Relative L2 error over all weights of two runs."""
-    return gap(*(load_file(run / "only" / "model" / "model.safetensors") for run in (ours, theirs)))
+    return relative_of_all(*(load_file(run / "only" / "model" / "model.safetensors") for run in (ours, theirs)))
 
 
 def test_a_killed_driver_goes_on_with_another_number_of_ranks(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:

@@ -327,8 +327,8 @@ def test_vllm_may_not_resize_a_picture(kit: Kit, engine: VllmEngine, monkeypatch
     flat = kit.picture(70, 56, 112)
     pixels = kit.images.get(flat.sha)
     for other in (pixels[:28, :56], pixels.transpose(1, 0, 2).copy(), pixels[:, ::-1].copy()):
-        monkeypatch.setattr(engine, "_compared", set())
-        monkeypatch.setattr(engine, "_images", Swapped(kit, flat, other))
+        monkeypatch.setattr(engine._prompts, "_compared", set())
+        monkeypatch.setattr(engine._prompts, "_images", Swapped(kit, flat, other))
         engine._llm.reset_mm_cache()
         with pytest.raises(EngineError, match=r"tokens of a prompt|would resize|differ by"):
             engine.submit([request(0, kit.prompt(flat, "?"))])

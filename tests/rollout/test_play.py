@@ -11,13 +11,13 @@ from lmm_r1.envs.single_turn import SingleTurn
 from lmm_r1.errors import EngineError
 from lmm_r1.rollout.play import Sampling, play, seed_of, turns_of
 from lmm_r1.seams import Step
-from lmm_r1.types import Image, Message, Problem, Reply, Request, Rollout, Text
+from lmm_r1.types import SINGLE_TURN, Image, Message, Problem, Reply, Request, Rollout, Text
 from tests.fakes import CharAdapter, ScriptedEngine
 
 SAMPLING = Sampling(max_new_tokens=8, temperature=1.0, max_context=200)
 
 
-def problem(identity: str, text: str = "hi", env: str = "single_turn") -> Problem:
+def problem(identity: str, text: str = "hi", env: str = SINGLE_TURN) -> Problem:
     shown = (Image("s0", 56, 56), Text("go")) if env == "game" else (Text(text),)
     return Problem(identity, (Message("user", shown),), "4", env=env)
 

@@ -21,6 +21,7 @@ from lmm_r1.models.lora import add_adapters
 from lmm_r1.runs.checkpoint import _seal
 from lmm_r1.trainers.fsdp import FsdpTrainer
 from lmm_r1.trainers.tally import Counts, metrics_of
+from tests.closeness import relative_of_all
 
 HERE = Path(__file__).parent
 
@@ -54,12 +55,6 @@ def together(folder: Path, name: str, world: int) -> list[dict[str, torch.Tensor
     return [load_file(folder / f"{name}.{rank}.safetensors") for rank in range(world)]
 
 
-def gap(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    """Relative L2 error over all tensors together."""
-    a, b = (torch.cat([found[name].flatten().double() for name in sorted(ours)]) for found in (ours, theirs))
-    return float((a - b).norm() / b.norm())
-
-
 @pytest.mark.parametrize(("world", "job"), [(2, "gradient"), (3, "gradient"), (2, "shared_rows"), (4, "shared_rows")])
 def test_ranks_change_no_number(world: int, job: str, tmp_path: Path) -> None:
     """Catches averaged gradients, a lost or doubled share, a hang when one rank has text alone, pictures alone or nothing,
@@ -77,7 +72,7 @@ def test_ranks_change_no_number(world: int, job: str, tmp_path: Path) -> None:
         found = together(tmp_path, case, world)
         for rank, mine in enumerate(found):
             assert wanted.keys() <= mine.keys()
-            assert gap({n: mine[n] for n in wanted}, wanted) < 2e-5, (case, rank)
+            assert relative_of_all({n: mine[n] for n in wanted}, wanted) < 2e-5, (case, rank)
         for at, sample in enumerate(samples):
             said = [mine[f"old.{at}"] for mine in found if f"old.{at}" in mine]
             assert len(said) == (2 if job == "shared_rows" else 1)
@@ -99,7 +94,7 @@ def test_ranks_change_no_number(world: int, job: str, tmp_path: Path) -> None:
         assert (
             max(float((close[n] - after[n]).abs().max()) for n in after) < 2.1e-3
         )  # AdamW's first step is a sign: 2 lr
-        assert gap(close, after) < 1e-3
+        assert relative_of_all(close, after) < 1e-3
 
 
 def test_recomputed_activations_and_frozen_parts(tmp_path: Path) -> None:
@@ -112,7 +107,7 @@ def test_recomputed_activations_and_frozen_parts(tmp_path: Path) -> None:
         owner.accumulate(samples, algorithm, *step_weights(samples, algorithm, slice(None)))
         wanted = {n: p.grad for n, p in networks(owner).items() if p.grad is not None}
         for mine in together(tmp_path, name, 2):
-            assert mine.keys() == wanted.keys() and gap(mine, wanted) < 2e-5
+            assert mine.keys() == wanted.keys() and relative_of_all(mine, wanted) < 2e-5
 
 
 def test_layers_compute_in_bfloat16_over_float32_shards(tmp_path: Path) -> None:
@@ -126,7 +121,7 @@ def test_layers_compute_in_bfloat16_over_float32_shards(tmp_path: Path) -> None:
     wanted = {n: p.grad for n, p in networks(owner).items() if p.grad is not None}
     for mine in together(tmp_path, "narrow", 2):
         assert all(mine[n].dtype == torch.float32 for n in wanted)
-        assert 1e-4 < gap({n: mine[n] for n in wanted}, wanted) < 0.1  # bfloat16 has 8 bits
+        assert 1e-4 < relative_of_all({n: mine[n] for n in wanted}, wanted) < 0.1  # bfloat16 has 8 bits
         moved = torch.cat([mine[f"moved.{n}"].flatten() for n in wanted])
         assert float((moved != 0).float().mean()) > 0.5 and float(moved.abs().max()) < 2e-6
         assert all(t.dtype == torch.bfloat16 for n, t in mine.items() if n.startswith("sent."))
@@ -150,7 +145,7 @@ def test_any_number_of_ranks_resumes_any_other(tmp_path: Path) -> None:
         start = folder / "saved"
     wanted = {n: p.detach() for n, p in networks(straight).items()}
     last = load_file(folders[-1] / "after.0.safetensors")
-    assert gap({n: last[n] for n in wanted}, wanted) < 1e-4
+    assert relative_of_all({n: last[n] for n in wanted}, wanted) < 1e-4
     assert all(torch.equal(last[f"sent.{n}"], last[n]) for n, _ in straight.model.named_parameters())
     assert not list(start.glob("*.distcp")) and not list(start.glob(".metadata"))  # safetensors alone: no pickle
     local = trainer("ppo")
@@ -168,7 +163,7 @@ def test_any_number_of_ranks_resumes_any_other(tmp_path: Path) -> None:
     samples = samples_of(owner, rollouts, algorithm)
     owner.step(samples, algorithm, *step_weights(samples, algorithm, slice(None)))
     found = load_file(plain / "after.0.safetensors")
-    assert gap({n: found[n] for n in wanted}, {n: p.detach() for n, p in networks(owner).items()}) < 1e-4
+    assert relative_of_all({n: found[n] for n in wanted}, {n: p.detach() for n, p in networks(owner).items()}) < 1e-4
 
 
 def test_a_fault_on_one_rank_stops_all(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def rewards_differ(group: Group) -> bool:
     Told by the part "accuracy" where there is one, as in the paper, else by the whole reward; of a game by the whole
     reward, since an episode that is not won may still be better than another.
     """
-    whole = group.problem.env != "single_turn"
+    whole = group.problem.is_game
     return len({s.reward if whole else s.parts.get("accuracy", s.reward) for s in group.scores}) > 1
 
 

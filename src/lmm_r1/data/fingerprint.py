@@ -33,7 +33,7 @@ def row_hash(problem: Problem) -> bytes:
     said = [[m.role, [p.text if isinstance(p, Text) else [p.sha] for p in m.content]] for m in problem.messages]
     solution = problem.meta.get("solution")
     row: list[object] = [problem.id, said, problem.answer, problem.verifier, problem.env, problem.choices, solution]
-    if problem.env != "single_turn":
+    if problem.is_game:
         row.append(dict(problem.meta))  # what a game plays by stands there
     text = json.dumps(row, ensure_ascii=True, default=str)
     return hashlib.sha256(text.encode("ascii")).digest()[:HASH_BYTES]

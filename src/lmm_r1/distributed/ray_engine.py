@@ -27,8 +27,9 @@ from lmm_r1.distributed.cluster import Call, Cluster, Worker, WorkerLost
 from lmm_r1.distributed.seat import Seat
 from lmm_r1.distributed.shipment import Shipment, ship
 from lmm_r1.errors import EngineError, LmmR1Error
+from lmm_r1.rollout.requests import claim
 from lmm_r1.rollout.weights import TOLERANCES
-from lmm_r1.types import Float32, Image, Int32, Reply, Request
+from lmm_r1.types import Float32, Image, Int32, PromptKey, Reply, Request
 
 _SEAT = f"{Seat.__module__}:{Seat.__name__}"
 #: What a worker is asked for beside `advance`: from the index of its engine to the arguments.
@@ -60,9 +61,9 @@ def deal(requests: Sequence[Request], load: Sequence[int]) -> list[int]:
     Requests of one prompt stay together, except that more than an engine's fair share of the tokens is cut into such
     shares. The costliest first, each to the engine that expects the least; ties go to the first.
     """
-    groups: dict[tuple[bytes, tuple[str, ...]], list[int]] = {}
+    groups: dict[PromptKey, list[int]] = {}
     for at, request in enumerate(requests):
-        groups.setdefault((request.token_ids.tobytes(), tuple(i.sha for i in request.images)), []).append(at)
+        groups.setdefault(request.prompt_key, []).append(at)
     fair = sum(request.max_new_tokens for request in requests) / len(load)
     parts: list[tuple[int, list[int]]] = []
     for members in groups.values():
@@ -119,17 +120,15 @@ class RayEngine:
         """
         if not self._digest:
             raise EngineError("the engine has no weights (or ones that failed their proof)")
-        new: set[int] = set()
+        taken = set(self._ids)
         for request in requests:
-            if request.id in self._ids or request.id in new:
-                raise EngineError(f"request {request.id} is in work already")
-            new.add(request.id)
+            claim(request, taken)
             for image in request.images:
                 if image.sha not in self._images:
                     raise EngineError(f"request {request.id}: no picture {image.sha} in the image store")
         if not self._open():
             self._begin({image.sha for request in requests for image in request.images})
-        self._ids |= new
+        self._ids = taken
         # A later turn goes where the earlier ones were, whenever it comes: its prompt is known there.
         fresh = [request for request in requests if request.id not in self._home]
         for request, engine in zip(fresh, deal(fresh, self._load), strict=True):

@@ -133,7 +133,7 @@ def open_environment(put: Put) -> MakeEnvironment:
     """What makes the environment of a problem, its pictures kept by `put`."""
 
     def make(problem: Problem) -> Environment:
-        if problem.env == "single_turn":
+        if not problem.is_game:
             return SingleTurn(problem)
         if problem.env in GAMES:
             return GAMES[problem.env].environment(problem, put)

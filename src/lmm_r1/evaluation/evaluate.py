@@ -164,7 +164,7 @@ def evaluate_player(name: str, n: int, player: str, images: ImageStore) -> SetRe
     make = open_environment(images.put)
     results = []
     for problem in chosen.problems(images, n):
-        if problem.env == "single_turn":
+        if not problem.is_game:
             raise ValueError(f"nobody plays the set {name}: it holds questions")
         turns = scripted(problem, make, game(problem.env).player(player, problem))
         results.append(_result(problem, _GAMES_ONLY(problem, turns, "eos"), turns))
@@ -200,7 +200,7 @@ def _result(problem: Problem, scored: Score, turns: Sequence[Turn]) -> ItemResul
         reasons=float(np.mean([reasons(turn.reply) for turn in turns])),
         verdict=scored.verdicts["accuracy"],
         length=sum(turn.end - turn.start for turn in turns),
-        score=None if problem.env == "single_turn" else turns[-1].score,
+        score=turns[-1].score if problem.is_game else None,
         turns=len(turns),
     )
 

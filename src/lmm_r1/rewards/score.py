@@ -58,7 +58,7 @@ class RuleScorer:
 
     def __call__(self, problem: Problem, turns: Sequence[Turn], stop: str) -> Score:
         """The weighted sum, its parts and their reasons."""
-        if problem.env != "single_turn":
+        if problem.is_game:
             return self._of_game(problem, turns)
         if problem.verifier not in VERIFIERS:
             raise KeyError(problem.verifier)

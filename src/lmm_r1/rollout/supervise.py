@@ -42,17 +42,17 @@ def supervise(
         problems, encoded, too_long = fitting(take, adapter, config.prompts - len(groups), config.max_prompt_tokens)
         dropped += too_long
         for problem in problems:
-            if problem.env == "single_turn":
-                made: Episode = (_demonstration(problem, encoded[problem.id], adapter),)
-            else:
+            if problem.is_game:
                 made = _played(problem, adapter, make, expert(problem), sampling_of(config, max_context))
+            else:
+                made = (_demonstration(problem, encoded[problem.id], adapter),)
             longest = max(turn.end - turn.start for turn in turns_of(made))
             if longest > config.max_new_tokens or max(len(r.token_ids) for r in made) > max_context:
                 dropped += 1
                 if dropped > 1000 and not groups:
                     raise DataError(f"no solution fits into rollout.max_new_tokens = {config.max_new_tokens}")
                 continue
-            if problem.env != "single_turn" and turns_of(made)[-1].success <= 0:
+            if problem.is_game and turns_of(made)[-1].success <= 0:
                 failed += 1
                 if failed > 1000 and not groups:
                     raise DataError(f"the expert of {problem.env} never succeeds: there is nothing to imitate")

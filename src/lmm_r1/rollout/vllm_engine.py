@@ -2,8 +2,7 @@
 
 What is kept from vLLM: continuous batching, the prefix cache (siblings share a prompt), the cache of encoded pictures. What is
 not left to it: which pictures it sees (the adapter's canonical ones, and it is an error when it would resize them), which tokens
-are possible, what a log-prob is (vllm_worker.py), the ids of a prompt, and where weights come from.
-Prompts go in with one placeholder per picture, as vLLM wants them; the ids that it expands them to must be the request's own.
+are possible, what a log-prob is (vllm_worker.py), the ids of a prompt (vllm_prompts.py), and where weights come from.
 One engine at a time in a process: vLLM keeps its process groups in globals.
 Leaves out: adapters as such (merged weights arrive), more than one device, text. Sampled tokens differ from those of the embedded
 engine with the same seed: vLLM turns a seed into noise in its own way.
@@ -23,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image as Pil
 from torch import Tensor
 from transformers import AutoConfig, Qwen2_5_VLConfig
 from vllm import SamplingParams
@@ -31,7 +29,6 @@ from vllm.config import WeightTransferConfig
 from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMError
 from vllm.platforms import current_platform
-from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.llm_engine import LLMEngine
@@ -40,24 +37,21 @@ from vllm.v1.executor import Executor
 from lmm_r1.config import Model
 from lmm_r1.errors import EngineError
 from lmm_r1.models.adapters import make_adapter
-from lmm_r1.models.load import resolve_folder
-from lmm_r1.models.pictures import PatchGrid, patches_of
+from lmm_r1.models.load import DTYPES, resolve_folder
+from lmm_r1.models.pictures import PatchGrid
 from lmm_r1.models.qwen_vl import PixelStore
 from lmm_r1.rollout.parcels import SharedFile, parcels
+from lmm_r1.rollout.requests import Limits, claim, without_room
+from lmm_r1.rollout.vllm_prompts import Prompts, one_line
 from lmm_r1.rollout.vllm_weights import expected_weights, live_name
 from lmm_r1.rollout.vllm_worker import BACKEND, WHOLE_DISTRIBUTION, WORKER
 from lmm_r1.rollout.weights import digest_of_lines
 from lmm_r1.seams import ModelAdapter
-from lmm_r1.types import Float32, Image, Int32, Reply, Request, Stop
+from lmm_r1.types import Float32, Image, Int32, PromptKey, Reply, Request, Stop
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 #: Tokens of a cache block on the CPU; vLLM's default of 128 is longer than most prompts of a small model, and only whole blocks
 #: are shared.
 CPU_BLOCK = 32
-#: Distinct pictures whose patches are compared with the adapter's, number by number, before the engine is believed.
-PICTURES_COMPARED = 8
-#: The largest difference of a patch value that is rounding (measured: 2e-7), far below one step of an 8-bit channel (about 0.015).
-PATCH_TOLERANCE = 1e-4
 #: What vLLM and torch raise when a step or a load goes wrong; afterwards the engine's state is unknown.
 BROKEN = (
     EngineDeadError,
@@ -71,8 +65,6 @@ BROKEN = (
     AssertionError,
     OSError,
 )
-
-_Key = tuple[bytes, tuple[str, ...]]
 
 
 class VllmEngine:
@@ -109,26 +101,24 @@ class VllmEngine:
             raise EngineError(f"the installed vLLM runs on {current_platform.device_type}, the recipe on {device}")
         text, vision = model_config.text_config, model_config.vision_config
         knobs = model or Model()
-        self._adapter, self._images = adapter, images
-        self._grid = PatchGrid(
+        self._adapter = adapter
+        grid = PatchGrid(
             vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size, knobs.min_pixels, knobs.max_pixels
         )
-        self._image_token, self._vocabulary = int(model_config.image_token_id), int(text.vocab_size)
-        self._max_context = min(max_context, int(text.max_position_embeddings) - 1)
+        context = min(max_context, int(text.max_position_embeddings) - 1)
         self._expected = expected_weights(model_config)
         self._running: dict[str, Request] = {}  # by vLLM's name of the request
         self._names = map(str, itertools.count())
         self._done: deque[Reply] = deque()
-        self._compared: set[str] = set()
         self._ready, self._fault, self._asleep = False, "", False
         self._sleeps = current_platform.is_sleep_mode_available() and device != "cpu"
         settings = EngineArgs(
             model=str(folder),
             dtype=str(self.dtype).removeprefix("torch."),
             seed=0,
-            max_model_len=self._max_context + 1,  # a stream that is scored may fill the context, and vLLM adds a token
+            max_model_len=context + 1,  # a stream that is scored may fill the context, and vLLM adds a token
             max_num_seqs=slots,
-            max_num_batched_tokens=max(prefill_tokens, slots, self._max_context + 1),
+            max_num_batched_tokens=max(prefill_tokens, slots, context + 1),
             # On the CPU a prompt is run whole: vLLM 0.32 rewinds the generator of a request whose prompt is not finished, which a
             # generator of the CPU cannot do ("CPU Generator does not use offset").
             enable_chunked_prefill=device != "cpu",
@@ -147,10 +137,12 @@ class VllmEngine:
             enable_sleep_mode=self._sleeps,
             trust_remote_code=knobs.trust_remote_code,
             disable_log_stats=True,
-            **_memory(text, slots, self._max_context + 1, gpu_memory_utilization, device),
+            **_memory(text, slots, context + 1, gpu_memory_utilization, device),
             use_tqdm_on_load=False,
         )
         self._llm = _start(settings)
+        self._prompts = Prompts(self._llm, adapter, images, grid, int(model_config.image_token_id))
+        self._limits = Limits(int(text.vocab_size), int(model_config.image_token_id), self._prompts.cells, context)
         self._workers("lmm_r1_ban", list(adapter.banned_ids))
 
     # ---- the seam
@@ -163,25 +155,20 @@ class VllmEngine:
         """
         self._must_be_ready()
         taken = {r.id for r in self._running.values()} | {r.id for r in self._done}
-        prompts: dict[_Key, Any] = {}
+        prompts: dict[PromptKey, Any] = {}
         for request in requests:
-            if request.id in taken:
-                raise EngineError(f"request {request.id} is in work already")
-            taken.add(request.id)
-            self._check(request.token_ids, request.images, f"request {request.id}")
-            if not request.temperature > 0 or not 0 < request.top_p <= 1 or request.max_new_tokens < 1:
-                raise EngineError(f"request {request.id}: temperature, top_p or max_new_tokens is out of range")
-            if self._room(request) > 0 and _key(request) not in prompts:
-                prompts[_key(request)] = self._rendered(request.token_ids, request.images)
+            claim(request, taken)
+            self._limits.check(request)
+            if self._limits.room(request) > 0 and request.prompt_key not in prompts:
+                prompts[request.prompt_key] = self._prompts.rendered(request.token_ids, request.images)
         self._wake()
         for request in requests:
-            if self._room(request) > 0:
+            if self._limits.room(request) > 0:
                 name, sampling = next(self._names), self._sampling(request)
                 self._running[name] = request
-                self._add(name, prompts[_key(request)], sampling)
+                self._add(name, prompts[request.prompt_key], sampling)
             else:
-                empty = np.zeros(0, np.int32), np.zeros(0, np.float32)
-                self._done.append(Reply(request.id, request.token_ids, *empty, "context", self.version))
+                self._done.append(without_room(request, self.version))
 
     def finished(self) -> Iterator[Reply]:
         """Yield replies as they end, until nothing is queued or running. A reader may stop early and come back."""
@@ -281,9 +268,9 @@ class VllmEngine:
         self._must_be_ready()
         if self._running:
             raise EngineError("a stream cannot be scored while requests are running")
-        self._check(token_ids, images, "score")
-        if len(token_ids) > self._max_context:
-            raise EngineError(f"score: {len(token_ids)} tokens, the engine's context holds {self._max_context}")
+        self._limits.check_prompt(token_ids, images, "score")
+        if len(token_ids) > self._limits.context:
+            raise EngineError(f"score: {len(token_ids)} tokens, the engine's context holds {self._limits.context}")
         out = np.zeros(len(token_ids), np.float32)
         if len(token_ids) == 1:
             return out
@@ -294,7 +281,7 @@ class VllmEngine:
         )  # fmt: skip
         self._workers("lmm_r1_scoring", temperature)
         try:
-            self._add(next(self._names), self._rendered(token_ids, images), settings)
+            self._add(next(self._names), self._prompts.rendered(token_ids, images), settings)
             found: list[Any] = []
             while not found:
                 found = [output for output in self._step() if output.finished]
@@ -319,15 +306,11 @@ class VllmEngine:
         self._done.clear()
         self._llm.engine_core.shutdown()
 
-    # ---- prompts
-
-    def _room(self, request: Request) -> int:
-        """How many tokens a reply may have; 0 or less when the prompt fills the context."""
-        return min(request.max_new_tokens, self._max_context - len(request.token_ids))
+    # ---- vLLM
 
     def _sampling(self, request: Request) -> SamplingParams:
         return SamplingParams(
-            max_tokens=self._room(request),
+            max_tokens=self._limits.room(request),
             temperature=request.temperature,
             top_p=request.top_p,
             seed=request.seed,
@@ -338,62 +321,6 @@ class VllmEngine:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-
-    def _check(self, token_ids: Int32, images: Sequence[Image], what: str) -> None:
-        """EngineError when a prompt is empty, holds unknown ids, or its placeholders are not its pictures' cells."""
-        if not len(token_ids) or int(token_ids.min()) < 0 or int(token_ids.max()) >= self._vocabulary:
-            raise EngineError(f"{what}: no tokens, or ids outside the vocabulary of {self._vocabulary}")
-        places, cells = int((token_ids == self._image_token).sum()), sum(map(self._cells, images))
-        if places != cells:
-            raise EngineError(f"{what}: {places} image placeholders for {len(images)} pictures of {cells} cells")
-
-    def _cells(self, image: Image) -> int:
-        """Tokens of a canonical picture."""
-        return self._grid.tokens(image.height, image.width)
-
-    def _rendered(self, token_ids: Int32, images: Sequence[Image]) -> Any:
-        """A prompt as vLLM's engine takes it. EngineError when it would run other ids or other pictures."""
-        keep = np.ones(len(token_ids), np.bool_)
-        starts = np.flatnonzero(token_ids == self._image_token)
-        for image in images:  # of each picture's placeholders the first stays
-            keep[starts[1 : self._cells(image)]] = False
-            starts = starts[self._cells(image) :]
-        prompt: dict[str, Any] = {"prompt_token_ids": token_ids[keep].tolist()}
-        if images:
-            prompt["multi_modal_data"] = {"image": [Pil.fromarray(self._images.get(i.sha)) for i in images]}
-            prompt["multi_modal_uuids"] = {"image": [i.sha for i in images]}
-        try:
-            config, renderer = self._llm.model_config, self._llm.renderer
-            (rendered,) = renderer.render_cmpl([parse_model_prompt(config, prompt)])
-        except (ValueError, VLLMError) as error:
-            raise EngineError(f"vLLM refuses a prompt: {_line(error)}") from error
-        expanded = np.asarray(rendered["prompt_token_ids"], np.int32)
-        if not np.array_equal(expanded, token_ids):
-            raise EngineError(f"vLLM makes {len(expanded)} tokens of a prompt of {len(token_ids)}, or other ones")
-        if images:
-            self._compare(images, rendered["mm_kwargs"]["image"])
-        return rendered
-
-    def _compare(self, images: Sequence[Image], items: Sequence[Any]) -> None:
-        """EngineError when vLLM's processor resizes a canonical picture, or cuts it into other numbers than the adapter."""
-        for image, item in zip(images, items, strict=True):
-            if item is None or len(self._compared) >= PICTURES_COMPARED or image.sha in self._compared:
-                continue
-            theirs, ours = item.get_data(), self._adapter.vision_inputs([image])
-            if theirs["image_grid_thw"].flatten().tolist() != ours["image_grid_thw"].flatten().tolist():
-                raise EngineError(
-                    f"vLLM would resize picture {image.sha[:12]} of {image.width} x {image.height} pixels"
-                )
-            patches, expected = theirs["pixel_values"], ours["pixel_values"]
-            if patches.dtype == torch.uint8:  # vLLM normalises on the device: then the very bytes are compared
-                bytes_table = np.tile(np.arange(256, dtype=np.float32), (3, 1))
-                expected = torch.from_numpy(patches_of(self._images.get(image.sha), self._grid, bytes_table))
-            gap = float((patches.float() - expected).abs().max())
-            if not gap <= PATCH_TOLERANCE:
-                raise EngineError(f"vLLM's processor and the adapter differ by {gap:.3g} in picture {image.sha[:12]}")
-            self._compared.add(image.sha)
-
-    # ---- vLLM
 
     def _add(self, name: str, prompt: Any, settings: SamplingParams) -> None:
         with self._or_dead("taking a request"):
@@ -449,7 +376,7 @@ class VllmEngine:
         try:
             yield
         except BROKEN as error:
-            self._fault = f"vLLM died while {doing}: {type(error).__name__}: {_line(error)}"
+            self._fault = f"vLLM died while {doing}: {type(error).__name__}: {one_line(error)}"
             self._running.clear()
             raise EngineError(self._fault) from error
 
@@ -473,17 +400,6 @@ def from_folder(images: PixelStore, *, folder: str, model: Mapping[str, Any], **
     return VllmEngine(path, config, make_adapter(folder, images, knobs), images, knobs, **options)
 
 
-def _key(request: Request) -> _Key:
-    """What two requests must share to be one prompt."""
-    return request.token_ids.tobytes(), tuple(image.sha for image in request.images)
-
-
-def _line(error: BaseException) -> str:
-    """What an error says, on one line that a person reads to its end."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 400 else f"{text[:400]} ..."
-
-
 def _start(settings: EngineArgs) -> LLMEngine:
     """vLLM in this process, without traces in it: generators, thread count and log level stay as they were.
 
@@ -499,7 +415,7 @@ def _start(settings: EngineArgs) -> LLMEngine:
             config = settings.create_engine_config()
             return LLMEngine(config, Executor.get_class(config), log_stats=False, multiprocess_mode=False)
     except BROKEN as error:
-        raise EngineError(f"vLLM does not start: {_line(error)}") from error
+        raise EngineError(f"vLLM does not start: {one_line(error)}") from error
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])

@@ -130,7 +130,7 @@ class JsonlTracker:
 
 def _of_game(rollout: Rollout) -> dict[str, Any]:
     """Of a game: what each reply of this rollout did, beside the frames in `images`; {} for a question."""
-    if rollout.problem.env == "single_turn":
+    if not rollout.problem.is_game:
         return {}
     names = ("action", "outcome", "reward", "success", "score", "feedback")
     turns = [{name: getattr(turn, name) for name in names} for turn in rollout.turns]

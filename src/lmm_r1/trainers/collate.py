@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lmm_r1.errors import DataError
 from lmm_r1.seams import ModelAdapter
-from lmm_r1.types import Float32, Image, Rollout
+from lmm_r1.types import Float32, Image, PromptKey, Rollout, prompt_key
 
 #: Longest row with more than one reply: the mask of a row grows with the square of its length.
 MAX_TREE_ROW = 4096
@@ -115,13 +115,12 @@ def collate(
 
 def _rows(rollouts: Sequence[Rollout], media: Media, micro_tokens: int) -> Iterator[_Row]:
     """Siblings (same prompt tokens, same prompt images) share rows until a row is full."""
-    families: dict[tuple[bytes, tuple[str, ...]], list[int]] = {}
+    families: dict[PromptKey, list[int]] = {}
     for i, r in enumerate(rollouts):
         if r.trainable.any():
             if r.trainable[0]:
                 raise DataError(f"rollout of problem {r.problem.id}: its first token cannot be trained on")
-            shas = tuple(image.sha for image in r.images)
-            families.setdefault((_prompt(r).tobytes(), shas), []).append(i)
+            families.setdefault(prompt_key(_prompt(r), r.images), []).append(i)
     limit = min(micro_tokens, MAX_TREE_ROW)
     for members in families.values():
         prompt = len(_prompt(rollouts[members[0]]))

@@ -2,7 +2,7 @@
 
 Axis legend: T = tokens of one rollout; N = trainable tokens of a batch. All log-probs are in nats, at the sampling
 temperature, with media tokens masked.
-Leaves out: sharding, AdamW itself (optimiser.py), and the order of steps (train.py).
+Leaves out: sharding, the losses (batch_loss.py), AdamW itself (optimiser.py), and the order of steps (train.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from lmm_r1.algorithms import losses
 from lmm_r1.algorithms.token_weights import token_mean
 from lmm_r1.config import Critic as CriticConfig
 from lmm_r1.config import Update
@@ -25,7 +24,8 @@ from lmm_r1.errors import CheckpointError, NumericError
 from lmm_r1.models.critic import Critic
 from lmm_r1.models.lora import has_adapters, merged_weights, without_adapters
 from lmm_r1.runs.checkpoint import read_tensors, write_tensors
-from lmm_r1.seams import Algorithm, ModelAdapter, PolicyTokens
+from lmm_r1.seams import Algorithm, ModelAdapter
+from lmm_r1.trainers.batch_loss import policy_loss, value_loss
 from lmm_r1.trainers.collate import Batch, Media, collate
 from lmm_r1.trainers.optimiser import Optimiser, part_of
 from lmm_r1.trainers.schedule import lr_at
@@ -300,12 +300,14 @@ class LocalTrainer:
 
         def policy_pass() -> tuple[Tensor, Tensor]:
             states = predicting_states(self.model.model, batch)
-            return states, self._policy_loss(states, batch, samples, algorithm, batch.select(weights), tally)
+            bonus = algorithm.entropy_coef > 0
+            read = read_logprobs(self.model, states, batch, self._temperature, self._adapter.banned_ids, bonus)
+            return states, policy_loss(*read, batch, samples, algorithm, batch.select(weights), tally)
 
         def value_pass(states: Tensor | None) -> Tensor:
             assert critic is not None
             values = _values(critic, states, batch)
-            return self._value_loss(values, batch.select(value_weights), batch, samples, algorithm, tally)
+            return value_loss(values, batch, samples, algorithm, batch.select(value_weights), tally)
 
         with torch.set_grad_enabled(not self._warming):
             states, loss = self._inside(self.model, policy_pass)
@@ -315,80 +317,6 @@ class LocalTrainer:
             loss.backward()
         if critic is not None and critic.trunk is not None:  # after it: one graph is held at a time
             self._inside(critic, lambda: value_pass(None)).backward()
-
-    def _value_loss(
-        self,
-        values: Tensor,
-        weight: Tensor,
-        batch: Batch,
-        samples: Sequence[Sample],
-        algorithm: Algorithm,
-        tally: Tally,
-    ) -> Tensor:
-        """The critic's loss of one batch, a scalar; `values` and `weight` float[N] of its trainable tokens."""
-        if not len(batch.targets):
-            return values.sum()
-        olds = [s.anchors.values for s in samples if s.anchors.values is not None]
-        goals = [s.credit.returns for s in samples if s.credit.returns is not None]
-        if algorithm.value_loss is None or min(len(olds), len(goals)) < len(samples):
-            raise ValueError(f"{algorithm.name} gives a critic no values and returns to learn from")
-        goal = batch.select(goals)
-        loss = (weight * algorithm.value_loss(values, batch.select(olds), goal)).sum()
-        with torch.no_grad():
-            miss = goal - values
-            named = {"value": values, "return": goal, "return2": goal.square(), "miss": miss, "miss2": miss.square()}
-            tally.add(0, {"critic/loss": loss.detach()}, {f"critic/{n}": x.double().sum() for n, x in named.items()})
-        return loss
-
-    def _policy_loss(
-        self,
-        states: Tensor,
-        batch: Batch,
-        samples: Sequence[Sample],
-        algorithm: Algorithm,
-        weight: Tensor,
-        tally: Tally,
-    ) -> Tensor:
-        """The policy's loss of one batch, a scalar; `states` float[N, D] and `weight` float[N] of its trainable tokens."""
-        bonus = algorithm.entropy_coef > 0
-        logprobs, entropy = read_logprobs(
-            self.model, states, batch, self._temperature, self._adapter.banned_ids, bonus
-        )  # fmt: skip
-        if not len(batch.targets):  # a rank without tokens walks along with the others: a gradient of zeros
-            return logprobs.sum()
-        if "old" in algorithm.needs:
-            old = batch.select([s.anchors.old_logprobs for s in samples])
-        else:
-            old = logprobs.detach()
-        sampled = batch.select([s.rollout.logprobs for s in samples])
-        advantages = batch.select([s.credit.advantages for s in samples])
-        tokens = PolicyTokens(logprobs, old, sampled, advantages, batch.sequences, len(batch.members))
-        token_loss, shares = algorithm.policy_loss(tokens)
-        policy_loss = (weight * token_loss).sum()
-        loss = policy_loss - algorithm.entropy_coef * (weight * entropy).sum() if bonus else policy_loss
-        kl = torch.zeros((), device=logprobs.device)
-        references = [s.anchors.ref_logprobs for s in samples]
-        known = [r for r in references if r is not None]
-        if len(known) == len(references):
-            kl_tokens = losses.kl(logprobs, batch.select(known), algorithm.kl_estimator)
-            kl = kl_tokens.detach().sum()
-            if algorithm.kl_coef > 0:
-                loss = loss + algorithm.kl_coef * (weight * kl_tokens).sum()
-        elif algorithm.kl_coef > 0:
-            raise ValueError(f"{algorithm.name} needs reference log-probs on every sample")
-        with torch.no_grad():
-            gap = (sampled - old).abs()  # old = the weights that sampled, in the trainer's own arithmetic
-            ratio = (logprobs - old).exp()
-            off = (ratio - 1.0).abs()
-            sums = {"kl_ref": kl, "entropy": entropy.detach().sum(), "logprob_gap/mean": gap.sum()}
-            sums |= {"ratio_error/mean": off.sum()} | {name: values.sum() for name, values in shares.items()}
-            tally.add(
-                len(batch.targets),
-                {"loss": loss.detach(), "policy_loss": policy_loss.detach()},
-                sums,
-                {"logprob_gap/max": gap.max(), "ratio_max": ratio.max(), "ratio_error/max": off.max()},
-            )
-        return loss
 
     def _guard(self, counts: Counts) -> None:
         seen = {**counts.totals, **counts.sums, **counts.maxima}

@@ -35,7 +35,7 @@ from lmm_r1.data.raw.published import (
 from lmm_r1.data.raw.rows import Input, Row, open_file, rows
 from lmm_r1.errors import DataError, Fault
 from lmm_r1.seams import Verifier
-from lmm_r1.types import Image, Problem, Text
+from lmm_r1.types import SINGLE_TURN, Image, Problem, Text
 
 __all__ = [
     "SOURCES",
@@ -73,7 +73,7 @@ def problems_jsonl(row: Row, number: int, put: Put) -> Problem:
         messages=messages,
         answer=answer(row),
         verifier=string(row, "verifier", "math"),
-        env=string(row, "env", "single_turn"),
+        env=string(row, "env", SINGLE_TURN),
         source=string(row, "source", ""),
         choices=choices(row),
         domain=string(row, "domain", ""),
@@ -193,4 +193,4 @@ def row_of(problem: Problem, path_of: Callable[[Image], str]) -> dict[str, Any]:
         "image_sha": [image.sha for image in problem.images],
         "meta": dict(problem.meta),
     }
-    return row if problem.env == "single_turn" else row | {"env": problem.env}
+    return row | {"env": problem.env} if problem.is_game else row

@@ -21,21 +21,20 @@ from torch import Tensor
 from transformers import Qwen2_5_VLConfig
 
 from lmm_r1.errors import EngineError
+from lmm_r1.models.load import DTYPES
 from lmm_r1.models.logprobs import masked_logits, token_logprobs
 from lmm_r1.rollout.embedded.decoder import Decoder
 from lmm_r1.rollout.embedded.sampling import draw
 from lmm_r1.rollout.embedded.slots import Prefix, Slots
 from lmm_r1.rollout.embedded.text_weights import TextWeights
 from lmm_r1.rollout.embedded.vision import Vision
+from lmm_r1.rollout.requests import Limits, claim, without_room
 from lmm_r1.rollout.weights import digest_of_lines, weight_line
 from lmm_r1.seams import ModelAdapter
-from lmm_r1.types import Float32, Image, Int32, Reply, Request, Stop
+from lmm_r1.types import Float32, Image, Int32, PromptKey, Reply, Request, Stop
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 #: Prompts that ran and whose siblings still wait are kept, at most this many.
 _PREFIXES_KEPT = 32
-
-_Key = tuple[bytes, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +69,11 @@ class EmbeddedEngine:
         self.version = -1
         self._device = torch.device(device)
         self._adapter, self._capacity = adapter, slots
-        self._max_context, self._prefill_tokens = max_context, prefill_tokens
+        self._prefill_tokens = prefill_tokens
         self._image_token = int(model_config.image_token_id)
         self._weights = TextWeights(model_config, self.dtype, self._device)
         self._vision = Vision(model_config, adapter, self.dtype, self._device)
+        self._limits = Limits(self._weights.vocabulary, self._image_token, self._vision.cells, max_context)
         self._decoder = Decoder(self._weights, max_context)
         self._slots = Slots(self._weights)
         self._banned = torch.tensor(adapter.banned_ids, dtype=torch.int64, device=self._device)
@@ -81,7 +81,7 @@ class EmbeddedEngine:
         self._stops[list(adapter.stop_ids)] = True
         self._queue: deque[Request] = deque()
         self._done: deque[Reply] = deque()
-        self._prefixes: dict[_Key, Prefix] = {}
+        self._prefixes: dict[PromptKey, Prefix] = {}
         self._ready = False
         self._prefilled = self._prefills = self._sampled = 0
 
@@ -97,12 +97,8 @@ class EmbeddedEngine:
             raise EngineError("the engine has no weights (or ones that failed their proof)")
         taken = {r.id for r in self._queue} | {r.id for r in self._slots.requests} | {r.id for r in self._done}
         for request in requests:
-            if request.id in taken:
-                raise EngineError(f"request {request.id} is in work already")
-            taken.add(request.id)
-            self._check(request.token_ids, request.images, f"request {request.id}")
-            if not request.temperature > 0 or not 0 < request.top_p <= 1 or request.max_new_tokens < 1:
-                raise EngineError(f"request {request.id}: temperature, top_p or max_new_tokens is out of range")
+            claim(request, taken)
+            self._limits.check(request)
         self._queue.extend(requests)
 
     def finished(self) -> Iterator[Reply]:
@@ -183,7 +179,7 @@ class EmbeddedEngine:
         media tokens. EngineError without weights or when placeholders and pictures disagree."""
         if not self._ready:
             raise EngineError("the engine has no weights (or ones that failed their proof)")
-        self._check(token_ids, images, "score")
+        self._limits.check_prompt(token_ids, images, "score")
         hidden, _, _ = self._decoder.prefill(*self._prompts([(token_ids, tuple(images))]))
         targets = torch.from_numpy(token_ids[1:].astype(np.int64)).to(self._device)
         banned = self._adapter.banned_ids
@@ -252,16 +248,15 @@ class EmbeddedEngine:
         if not self._queue or free < min(max(1, self._capacity // 8), len(self._queue)):
             return
         budgets: dict[int, int] = {}
-        groups: dict[_Key, list[Request]] = {}
+        groups: dict[PromptKey, list[Request]] = {}
         while self._queue and len(budgets) < free:
             request = self._queue.popleft()
-            budget = min(request.max_new_tokens, self._max_context - len(request.token_ids))
+            budget = self._limits.room(request)
             if budget < 1:
-                empty = np.zeros(0, np.int32), np.zeros(0, np.float32)
-                self._done.append(Reply(request.id, request.token_ids, *empty, "context", self.version))
+                self._done.append(without_room(request, self.version))
                 continue
             budgets[request.id] = budget
-            groups.setdefault(_key(request), []).append(request)
+            groups.setdefault(request.prompt_key, []).append(request)
         if not groups:
             return
         longest = max(len(r.token_ids) + budgets[r.id] for group in groups.values() for r in group)
@@ -269,7 +264,7 @@ class EmbeddedEngine:
         self._slots.reserve(
             min(self._capacity, self._slots.running + len(budgets) + len(self._queue)), longest, max(budgets.values())
         )
-        waiting = Counter(_key(r) for r in self._queue)
+        waiting = Counter(r.prompt_key for r in self._queue)
         for key in [k for k in self._prefixes if k in groups]:
             self._start(groups.pop(key), budgets, self._prefixes[key])
         for batch in self._batches(groups):
@@ -282,9 +277,9 @@ class EmbeddedEngine:
     def _start(self, requests: list[Request], budgets: dict[int, int], prefix: Prefix) -> None:
         self._slots.start(requests, [budgets[r.id] for r in requests], prefix)
 
-    def _batches(self, groups: dict[_Key, list[Request]]) -> Iterator[list[_Key]]:
+    def _batches(self, groups: dict[PromptKey, list[Request]]) -> Iterator[list[PromptKey]]:
         """Prompts of similar length together, within `prefill_tokens` padded tokens."""
-        batch: list[_Key] = []
+        batch: list[PromptKey] = []
         for key in sorted(groups, key=lambda k: len(k[0])):  # stable: equal lengths keep the order of arrival
             longest = len(groups[key][0].token_ids)
             if batch and (len(batch) + 1) * longest > self._prefill_tokens:
@@ -294,7 +289,7 @@ class EmbeddedEngine:
         if batch:
             yield batch
 
-    def _run(self, prompts: list[tuple[_Key, Request]]) -> Iterator[tuple[_Key, Prefix]]:
+    def _run(self, prompts: list[tuple[PromptKey, Request]]) -> Iterator[tuple[PromptKey, Prefix]]:
         """Prefill distinct prompts."""
         x, positions = self._prompts([(r.token_ids, r.images) for _, r in prompts])
         hidden, keys, values = self._decoder.prefill(x, positions)
@@ -323,20 +318,6 @@ class EmbeddedEngine:
             features = self._vision.features(pictures)
             x[tokens == self._image_token] = torch.cat([features[i.sha] for i in pictures]).to(x.dtype)
         return x, torch.from_numpy(positions).to(self._device)
-
-    def _check(self, token_ids: Int32, images: Sequence[Image], what: str) -> None:
-        """EngineError when a prompt is empty, holds unknown ids, or its placeholders are not its pictures' cells."""
-        if not len(token_ids) or int(token_ids.min()) < 0 or int(token_ids.max()) >= self._weights.vocabulary:
-            raise EngineError(f"{what}: no tokens, or ids outside the vocabulary of {self._weights.vocabulary}")
-        places = int((token_ids == self._image_token).sum())
-        cells = sum(map(self._vision.cells, images))
-        if places != cells:
-            raise EngineError(f"{what}: {places} image placeholders for {len(images)} pictures of {cells} cells")
-
-
-def _key(request: Request) -> _Key:
-    """What two requests must share to share a prefill."""
-    return request.token_ids.tobytes(), tuple(image.sha for image in request.images)
 
 
 def _own_name(name: str) -> str:
