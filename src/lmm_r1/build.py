@@ -242,7 +242,8 @@ class Workshop:
         if way == "auto" and (self.device == "cpu" or (knobs.layout == "colocated" and knobs.engines > knobs.ranks)):
             way = "store"
         if not knobs.address or way == "store":
-            return LocalLink(trainer, engine, proofs, temperature)
+            in_place = not knobs.address and self.device != "cpu"
+            return LocalLink(trainer, engine, proofs, temperature, in_place=in_place)
         from lmm_r1.distributed.direct import DirectLink
 
         assert self._ranks is not None and self._engines is not None, "a cluster has ranks and engines"

@@ -38,11 +38,19 @@ SETTINGS = [
 ]
 
 
-def test_two_stages_give_the_local_trainers_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("weights", ["store", "shared"])
+def test_two_stages_give_the_local_trainers_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str
+) -> None:
     """Catches a share of a step that is lost, doubled or weighed anew on its way to a rank, a picture that arrives as another
     one, an engine whose log-probs are not the trainer's, and a stage that does not start from the weights of the one before."""
     _, path = tiny_recipe(tmp_path, steps=2)
-    recipe, run = load_recipe(path, SETTINGS), tmp_path / "run"
+    recipe, run = (
+        load_recipe(
+            path, [*SETTINGS, f'cluster.weights="{weights}"', f"cluster.engines={2 if weights == 'shared' else 1}"]
+        ),
+        tmp_path / "run",
+    )
     learned: list[tuple[list[Sample], dict[str, float]]] = []
     kept = ImageStore()
     update = RayTrainer.update

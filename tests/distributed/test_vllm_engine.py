@@ -20,7 +20,7 @@ from lmm_r1.errors import DataError, EngineError
 from lmm_r1.models.logprobs import masked_logits
 from lmm_r1.rollout.collect import GREEDY_TOP_P
 from lmm_r1.rollout.play import Sampling, play, turns_of
-from lmm_r1.rollout.weights import LocalLink, Probe, digest
+from lmm_r1.rollout.weights import LocalLink, Probe, digest, digest_of_lines, weight_line
 from lmm_r1.trainers.local import LocalTrainer, score_stream
 from lmm_r1.types import Encoded, Float32, Image, Int32, Problem, Reply, Request
 from tests.distributed.support import required
@@ -186,15 +186,16 @@ def test_media_tokens_are_outside_the_softmax(kit: Kit, engine: VllmEngine) -> N
         assert gap_to_trainer(kit, one, reply) < NATS
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_weights_stay_equal_over_syncs(kit: Kit, engine: VllmEngine, temperature: float) -> None:
+@pytest.mark.parametrize(("temperature", "in_place"), [(1.0, False), (0.7, True)])
+def test_weights_stay_equal_over_syncs(kit: Kit, engine: VllmEngine, temperature: float, in_place: bool) -> None:
     """Catches an update that reaches some of vLLM's copies: fused matrices, a packed head, the vision tower."""
     trainer = LocalTrainer(kit.model, None, kit.adapter, Update(), total_updates=9, temperature=temperature)
     probes = [Probe(p.token_ids, p.images) for p in kit.prompts()]
-    link = LocalLink(trainer, engine, probes, temperature)
+    link = LocalLink(trainer, engine, probes, temperature, in_place=in_place)
     for version in range(10, 13):
         moved(kit, version)
-        assert link.sync(version) == digest(trainer.weights()) and engine.version == version
+        wanted = digest_of_lines(weight_line(n, t, lanes=in_place) for n, t in trainer.weights())
+        assert link.sync(version) == wanted and engine.version == version
         asked = [request(n, p, temperature=temperature) for n, p in enumerate(kit.prompts())]
         for one, reply in zip(asked, sampled(engine, asked), strict=True):
             assert reply.version == version and gap_to_trainer(kit, one, reply) < NATS
@@ -349,7 +350,8 @@ class Swapped:
         return self.kit.images.put(pixels)
 
 
-def test_weights_that_do_not_fit_leave_no_weights(kit: Kit, engine: VllmEngine) -> None:
+@pytest.mark.parametrize("in_place", [False, True])
+def test_weights_that_do_not_fit_leave_no_weights(kit: Kit, engine: VllmEngine, in_place: bool) -> None:
     """Catches an update of some tensors that is taken for a whole one, and an engine that cannot be given weights again."""
     whole = list(weights_of(kit.model))
     name, tensor = whole[5]
@@ -361,7 +363,7 @@ def test_weights_that_do_not_fit_leave_no_weights(kit: Kit, engine: VllmEngine) 
     }
     for said, source in wrong.items():
         with pytest.raises(EngineError, match=said):
-            engine.load_weights(source, version=9)
+            engine.load_weights(source, version=9, in_place=in_place)
         with pytest.raises(EngineError, match="no weights"):
             engine.submit([request(0, kit.prompts()[0])])
     assert engine.load_weights(reversed(whole), version=5) == digest(whole)

@@ -11,7 +11,7 @@ import torch
 from lmm_r1.config import Update
 from lmm_r1.errors import EngineError
 from lmm_r1.rollout.embedded.engine import EmbeddedEngine
-from lmm_r1.rollout.weights import LocalLink, Probe, digest
+from lmm_r1.rollout.weights import LocalLink, Probe, digest, digest_of_lines, weight_line
 from lmm_r1.trainers.local import LocalTrainer
 from lmm_r1.types import Request
 from tests.rollout.engine_fixture import Kit, make_kit
@@ -58,12 +58,16 @@ def test_digest_sees_name_dtype_shape_and_every_byte_but_not_order() -> None:
         digest([("a", a), ("a", a)])
 
 
-def test_sync_moves_the_version_and_the_sampler_follows_the_trainer(kit: Kit, trainer: LocalTrainer) -> None:
+@pytest.mark.parametrize("in_place", [False, True])
+def test_sync_moves_the_version_and_the_sampler_follows_the_trainer(
+    kit: Kit, trainer: LocalTrainer, in_place: bool
+) -> None:
     """Would catch an engine that shares the trainer's memory, or keeps stale weights or picture features."""
     engine = empty_engine(kit)
-    link = LocalLink(trainer, engine, probes(kit), temperature=0.8)
+    link = LocalLink(trainer, engine, probes(kit), temperature=0.8, in_place=in_place)
     first = link.sync(version=1)
-    assert engine.version == 1 and first == digest(trainer.weights())
+    wanted = digest_of_lines(weight_line(n, t, lanes=in_place) for n, t in trainer.weights())
+    assert engine.version == 1 and first == wanted
     probe = probes(kit)[1]
     before = engine.score(probe.token_ids, probe.images, 0.8)
     with torch.no_grad():
@@ -79,8 +83,8 @@ def test_sync_moves_the_version_and_the_sampler_follows_the_trainer(kit: Kit, tr
 class SwappedEngine(EmbeddedEngine):
     """Fuses gate and up the wrong way round: every byte arrives, and the model is another one."""
 
-    def load_weights(self, source: Iterable[tuple[str, torch.Tensor]], version: int) -> str:
-        found = super().load_weights(source, version)
+    def load_weights(self, source: Iterable[tuple[str, torch.Tensor]], version: int, in_place: bool = False) -> str:
+        found = super().load_weights(source, version, in_place)
         for layer in self._weights.layers:
             layer.gate_up.copy_(torch.cat(layer.gate_up.chunk(2)[::-1]))
         return found
@@ -89,8 +93,8 @@ class SwappedEngine(EmbeddedEngine):
 class BlindEngine(EmbeddedEngine):
     """Its vision tower loses a weight after the digest was taken."""
 
-    def load_weights(self, source: Iterable[tuple[str, torch.Tensor]], version: int) -> str:
-        found = super().load_weights(source, version)
+    def load_weights(self, source: Iterable[tuple[str, torch.Tensor]], version: int, in_place: bool = False) -> str:
+        found = super().load_weights(source, version, in_place)
         self._vision.targets["merger.mlp.2.weight"].zero_()
         return found
 
@@ -98,9 +102,9 @@ class BlindEngine(EmbeddedEngine):
 class LossyEngine(EmbeddedEngine):
     """Rounds one tensor on the way."""
 
-    def load_weights(self, source: Iterable[tuple[str, torch.Tensor]], version: int) -> str:
+    def load_weights(self, source: Iterable[tuple[str, torch.Tensor]], version: int, in_place: bool = False) -> str:
         return super().load_weights(
-            ((n, t.bfloat16().float() if n.endswith("norm.weight") else t) for n, t in source), version
+            ((n, t.bfloat16().float() if n.endswith("norm.weight") else t) for n, t in source), version, in_place
         )
 
 

@@ -170,14 +170,27 @@ class ProvedLink:
 class LocalLink(ProvedLink):
     """The weights go through this process: its trainer's and its engine's, or those of a cluster through shared memory."""
 
+    def __init__(
+        self,
+        trainer: ScoringTrainer,
+        engine: ProbedEngine,
+        probes: Sequence[Probe],
+        temperature: float = 1.0,
+        tolerance: float | None = None,
+        in_place: bool = False,
+    ) -> None:
+        """in_place: leave weights on the device that trainer and engine share, and prove them there."""
+        super().__init__(trainer, engine, probes, temperature, tolerance)
+        self._in_place = in_place
+
     def transfer(self) -> tuple[str, str]:
         """As ProvedLink's. Every tensor is asked for once: gathering shards costs."""
         lines: list[tuple[str, str]] = []
 
         def sending() -> Iterator[tuple[str, torch.Tensor]]:
             for name, tensor in self._trainer.weights():
-                lines.append(weight_line(name, tensor))
+                lines.append(weight_line(name, tensor, self._in_place))
                 yield name, tensor
 
-        received = self._engine.load_weights(sending(), self._engine.version)
+        received = self._engine.load_weights(sending(), self._engine.version, self._in_place)
         return digest_of_lines(lines), received
