@@ -112,7 +112,13 @@ def micro(steps: int) -> None:
     """Predicted against measured seconds, stage by stage. Other work slows this machine down for minutes at a time, so its
     rates are taken before and after each stage."""
     changes = [f"stage.{name}.steps={steps}" for name in ("fre_text", "mgt_geo")]
-    changes += ["evaluate.sets=[]", "save.every=0", "stage.direct_geo.rollouts_of=[]", "save.rollout_groups=16"]
+    changes += [
+        'model.device="cpu"',
+        "evaluate.sets=[]",
+        "save.every=0",
+        "stage.direct_geo.rollouts_of=[]",
+        "save.rollout_groups=16",
+    ]
     recipe = load_recipe(QUICKSTART, changes)
     machines, seen, rates = {}, {}, [this_cpu()]
     with tempfile.TemporaryDirectory() as folder:

@@ -18,6 +18,9 @@ from lmm_r1.planning.workload import Load, Passes, load_of, passes_of
 PHASES = ("collect", "anchor", "update", "sync", "evaluate")
 #: Bytes that AdamW moves for a number that learns: gradient, master and two moments read, the last three written.
 ADAM_BYTES = 7 * FLOAT
+#: Bytes that `rollout.weights.lanes_digest` moves for a byte of weights: two lanes of nine operations that read and write it, and
+#: the sum's wider copy.
+LANES_TRAFFIC = 2 * (9 * 2 + 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,16 +178,19 @@ class Clock:
         return within + between / (setting.bandwidth(setting.ranks) * self.assumed.link)
 
     def sync(self) -> Phase:
-        """Every engine gets all weights; digests of what was sent and of what arrived, one after the other."""
+        """Every engine gets all weights; digests of what was sent and of what arrived, one after the other: where the weights
+        are, or of what went through the host."""
         size = self.shape.parameters * self.width
-        hashing = 2 * (size / self.assumed.hash_rate + size / self.assumed.host_copy)
+        hashing = 2 * LANES_TRAFFIC * size / self.setting.gpu.bandwidth
+        if self.recipe.model.device == "cpu" or self.recipe.cluster.weights == "store":
+            hashing = 2 * (size / self.assumed.hash_rate + size / self.assumed.host_copy)
         ranks = self.setting.gpus
         sending = (
             size / (self.setting.bandwidth(ranks) * self.assumed.link)
             if ranks > 1
             else size / self.setting.gpu.bandwidth
         )
-        return Phase(hashing + sending, "digests on the host" if hashing > sending else "weights on the way")
+        return Phase(hashing + sending, "digests of weights" if hashing > sending else "weights on the way")
 
     def evaluate(self) -> Phase:
         """The held-out sets once per arm, at the stage's end and every evaluate.every steps; items with pictures again blind."""
