@@ -126,6 +126,7 @@ def job_steps(folder: Path, mesh: DeviceMesh, rank: int, world: int) -> None:
 def job_memory(folder: Path, mesh: DeviceMesh, rank: int, world: int) -> None:
     """How many bytes this process grew by at most while it made its networks, in parts and whole."""
     found = {}
+    sharded(folder / "models" / "small", mesh)  # what is imported or set up once
     for name, whole in (("parts", False), ("whole", True)):
         gc.collect()
         with peak() as grown:

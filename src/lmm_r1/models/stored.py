@@ -40,10 +40,10 @@ class StoredModel:
         CheckpointError, in one line, when the folder is missing, of another family, truncated or incomplete. No code of the
         folder is ever run, so there is no trust_remote_code.
         """
-        self._folder = checked_folder(folder)
+        self.folder = checked_folder(folder)
         self._apart: list[str] = []
         with self._told():
-            self._config = Qwen2_5_VLConfig.from_pretrained(self._folder, local_files_only=True)
+            self._config = Qwen2_5_VLConfig.from_pretrained(self.folder, local_files_only=True)
             model = self.empty()
             self._places = self._found(model)
         tied: dict[int, list[str]] = {}
@@ -60,7 +60,7 @@ class StoredModel:
             self._places |= {name: self._places[first] for name in names if name not in self._places}
         if missing:
             lack = f"{len(missing)} weights are missing, the first is {min(missing)}"
-            raise CheckpointError(Fault(lack, file=str(self._folder)))
+            raise CheckpointError(Fault(lack, file=str(self.folder)))
 
     def empty(self, dtype: str = "float32", gradient_checkpointing: bool = False) -> Qwen2_5_VLForConditionalGeneration:
         """A model in evaluation mode, with SDPA attention, whose weights of `dtype` are on the meta device, tied where the
@@ -116,11 +116,9 @@ class StoredModel:
         """The safetensors files: one, or those that an index names."""
         named = getattr(self._config, "transformers_weights", None)  # a folder may call its file otherwise
         for name in [named] if named else [SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME]:
-            path = self._folder / name
+            path = self.folder / name
             if path.is_file() and name.endswith(".index.json"):
-                return [
-                    self._folder / part for part in sorted(set(json.loads(path.read_text())["weight_map"].values()))
-                ]
+                return [self.folder / part for part in sorted(set(json.loads(path.read_text())["weight_map"].values()))]
             if path.is_file():
                 return [path]
         raise ValueError(f"there is no {named or f'{SAFE_WEIGHTS_NAME} or {SAFE_WEIGHTS_INDEX_NAME}'}")
@@ -140,7 +138,7 @@ class StoredModel:
             yield
         except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, SafetensorError) as error:
             message = f"the weights cannot be loaded: {first_line(error)}"
-            raise CheckpointError(Fault(message, file=str(self._folder))) from error
+            raise CheckpointError(Fault(message, file=str(self.folder))) from error
 
 
 def _compute_buffers(model: nn.Module) -> None:

@@ -40,7 +40,7 @@ from lmm_r1.seams import ModelAdapter
 from lmm_r1.trainers.collate import Batch
 from lmm_r1.trainers.local import LocalTrainer, scored_stream
 from lmm_r1.trainers.sequence import part_of_batch, share_attention
-from lmm_r1.trainers.shards import keep_part, read_into, stored_names, write_shards
+from lmm_r1.trainers.shards import read_into, read_parts, stored_names, write_shards
 from lmm_r1.trainers.tally import Counts
 from lmm_r1.types import Float32, Image, Int32, Rollout
 
@@ -220,12 +220,7 @@ class FsdpTrainer(LocalTrainer):
         # As `to_empty`, but without what has its numbers already: buffers, and a critic's head.
         root._apply(lambda tensor: torch.empty_like(tensor, device=home) if tensor.is_meta else tensor)
         shards = {} if body is None else {prefix + name: body.get_parameter(name) for name in names}
-
-        def read() -> None:
-            for name, part in stored.weights(shards):
-                keep_part(shards[name], part)
-
-        agree(self._mesh, read)
+        agree(self._mesh, lambda: read_parts(stored, shards))
 
     def _inside(self, network: nn.Module, work: Callable[[], _T]) -> _T:
         found: _T = self._roots[id(network)](work)

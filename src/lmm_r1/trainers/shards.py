@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor, Shard
 
 from lmm_r1.errors import CheckpointError, Fault
+from lmm_r1.models.stored import StoredModel
 
 #: {kind: {name: tensor}}: what a trainer keeps, such as {"model": ..., "optimizer": ...}
 Kinds = Mapping[str, Mapping[str, Tensor]]
@@ -70,10 +71,17 @@ def read_into(folder: Path, tensors: Kinds) -> None:
         for kind, group in tensors.items():
             with safe_open(folder / f"{kind}.safetensors", "pt") as file:
                 for name, tensor in group.items():
-                    keep_part(tensor, file.get_slice(name))
+                    _keep_part(tensor, file.get_slice(name))
 
 
-def keep_part(tensor: Tensor, stored: Any) -> None:
+def read_parts(stored: StoredModel, tensors: Mapping[str, Tensor]) -> None:
+    """Fill tensors, sharded or whole, in place from a model folder, each by its name there. Raises CheckpointError."""
+    with _told(stored.folder):
+        for name, part in stored.weights(tensors):
+            _keep_part(tensors[name], part)
+
+
+def _keep_part(tensor: Tensor, stored: Any) -> None:
     """Fill a tensor, whole or sharded, from `stored`, safetensors' slice of the whole one in any dtype.
 
     Nothing is sent: each rank reads the rows that it keeps, and no others. ValueError for shards that are not those of
