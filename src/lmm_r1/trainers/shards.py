@@ -95,7 +95,8 @@ def _keep_part(tensor: Tensor, stored: Any) -> None:
             raise ValueError(f"a tensor is sharded as {tensor.placements}, not by rows")
         mesh, own = tensor.device_mesh, tensor.to_local()
         first = min(-(-tensor.shape[0] // mesh.size()) * mesh.get_local_rank(), tensor.shape[0])  # as torch.chunk deals
-        own.copy_(stored[first : first + own.shape[0]])
+        if own.shape[0]:  # with few rows the last ranks have none
+            own.copy_(stored[first : first + own.shape[0]])
 
 
 def read_whole(folder: Path) -> dict[str, dict[str, Tensor]]:
