@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -55,9 +56,9 @@ def images() -> ImageStore:
 
 
 @contextmanager
-def trainer(cluster: Cluster, images: ImageStore) -> Iterator[RayTrainer]:
+def trainer(cluster: Cluster, images: ImageStore, start: Path = MICRO_DIR) -> Iterator[RayTrainer]:
     arguments: dict[str, Any] = {
-        "limit_s": 60.0, "start": str(MICRO_DIR), "model": Model().model_dump(), "stage": STAGE.model_dump(by_alias=True),
+        "limit_s": 60.0, "start": str(start), "model": Model().model_dump(), "stage": STAGE.model_dump(by_alias=True),
         "exact": True, "critic_seed": 3, "offload": False, "device": "cpu", "sequence": cluster.knobs.sequence,
     }  # fmt: skip
     made = RayTrainer(cluster, images, arguments)
@@ -158,6 +159,18 @@ def test_the_rank_that_stopped_says_why(cluster: Cluster, images: ImageStore) ->
         samples[-1] = Sample(samples[-1].rollout, samples[-1].anchors, Credit(bad, bad))
         with pytest.raises(NumericError, match="the weights are unchanged"):
             many.update(samples, make_algorithm(STAGE.algorithm, 1, STAGE.rollout.max_new_tokens, True))
+
+
+def test_a_broken_folder_is_one_line_from_the_ranks(cluster: Cluster, images: ImageStore, tmp_path: Path) -> None:
+    """Catches ranks that wait for each other, and a user who is not told which folder and what is wrong with it."""
+    folder = shutil.copytree(MICRO_DIR, tmp_path / "model")
+    (folder / "model.safetensors").write_bytes((MICRO_DIR / "model.safetensors").read_bytes()[:-100])
+    with (
+        pytest.raises(CheckpointError, match="the weights cannot be loaded") as caught,
+        trainer(cluster, images, folder),
+    ):
+        pass
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_weights_that_went_with_their_rank_are_a_lost_rank(cluster: Cluster, images: ImageStore) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -208,17 +210,17 @@ def job_fault(folder: Path, mesh: object, rank: int, world: int) -> None:
     assert all(torch.equal(whole(p), before[n]) for n, p in networks(owner).items())
 
 
-def main() -> None:
-    """Join the group and run the job."""
+def main(jobs: Mapping[str, Any]) -> None:
+    """Join the group and run the job, `job_` and its name among `jobs`."""
     rank, world, folder, job = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world, timeout=timedelta(seconds=60)
     )
-    globals()[f"job_{job}"](folder, init_device_mesh("cpu", (world,)), rank, world)
+    jobs[f"job_{job}"](folder, init_device_mesh("cpu", (world,)), rank, world)
     dist.barrier()
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    main(globals())

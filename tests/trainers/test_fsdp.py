@@ -26,15 +26,15 @@ from tests.closeness import relative_of_all
 HERE = Path(__file__).parent
 
 
-def ranks(folder: Path, world: int, job: str, limit_s: float = 180.0) -> None:
-    """Run a job on so many ranks; AssertionError with their output when one fails."""
+def ranks(folder: Path, world: int, job: str, limit_s: float = 180.0, script: str = "fsdp_ranks.py") -> None:
+    """Run a script's job on so many ranks; AssertionError with their output when one fails."""
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
-    command = [sys.executable, str(HERE / "fsdp_ranks.py")]
+    command = [sys.executable, str(HERE / script)]
     running = [
         subprocess.Popen(
             [*command, str(rank), str(world), str(folder), job],

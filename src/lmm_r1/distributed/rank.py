@@ -27,8 +27,9 @@ from lmm_r1.distributed.way import Way
 from lmm_r1.errors import CheckpointError, Fault
 from lmm_r1.models.adapters import make_adapter
 from lmm_r1.models.critic import Critic
-from lmm_r1.models.load import DTYPES, load_model
-from lmm_r1.trainers.fsdp import FsdpTrainer
+from lmm_r1.models.load import DTYPES
+from lmm_r1.models.stored import StoredModel
+from lmm_r1.trainers.fsdp import FsdpTrainer, agree
 from lmm_r1.trainers.tally import Counts
 from lmm_r1.types import Anchors, Float32, Image, Int32, Rollout, Sample
 
@@ -68,30 +69,31 @@ class Rank:
         self._algorithm = make_algorithm(
             stage_knobs.algorithm, stage_knobs.update.minibatches, stage_knobs.rollout.max_new_tokens, exact
         )
-        options: dict[str, Any] = {
-            "trust_remote_code": knobs.trust_remote_code, "gradient_checkpointing": knobs.gradient_checkpointing,
-        }  # fmt: skip
-        # Float32, whatever the dtype of computing: the shards are their own masters.
-        policy = load_model(start, dtype="float32", device="cpu", **options)
+        mesh = init_device_mesh(device, (world,))
+        # Float32, whatever the dtype of computing: the shards are their own masters. All networks come empty, and each rank
+        # reads its part of their weights alone: together the ranks of a machine would hold many whole models.
+        stored, adapter = agree(mesh, lambda: (StoredModel(start), make_adapter(start, self.images, knobs)))
+        policy = stored.empty(gradient_checkpointing=knobs.gradient_checkpointing)
         critic = None
         if "values" in self._algorithm.needs:
             shared = stage_knobs.critic is not None and stage_knobs.critic.trunk == "shared"
-            trunk = None if shared else load_model(start, dtype="float32", device="cpu", **options).model
+            trunk = None if shared else stored.empty(gradient_checkpointing=knobs.gradient_checkpointing).model
             critic = Critic(trunk, policy.config.text_config.hidden_size, critic_seed)
-        reference = load_model(start, dtype=knobs.dtype, device="cpu") if "ref" in self._algorithm.needs else None
+        reference = stored.empty(knobs.dtype) if "ref" in self._algorithm.needs else None
         self._trainer = FsdpTrainer(
             policy,
             reference,
-            make_adapter(start, self.images, knobs),
+            adapter,
             stage_knobs.update,
             total_updates=stage_knobs.steps * stage_knobs.update.minibatches,
             temperature=stage_knobs.rollout.temperature,
             critic=critic,
             critic_config=stage_knobs.critic,
-            mesh=init_device_mesh(device, (world,)),
+            mesh=mesh,
             dtype=DTYPES[knobs.dtype],
             offload=offload,
             sequence=sequence,
+            stored=stored,
         )
         self._index = index
         self._way: Way | None = None

@@ -60,7 +60,7 @@ def resolve_folder(folder: str | Path) -> Path:
         return Path(snapshot_download(str(folder), allow_patterns=list(_WANTED)))
     except (OSError, HfHubHTTPError, HFValidationError, ValueError) as error:
         raise CheckpointError(
-            Fault(f"no such model folder, and the hub gives none: {_first_line(error)}", file=str(folder))
+            Fault(f"no such model folder, and the hub gives none: {first_line(error)}", file=str(folder))
         ) from error
 
 
@@ -72,10 +72,21 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(Fault("is missing: this is no model folder", file=str(path))) from error
     except (OSError, ValueError) as error:
-        raise CheckpointError(Fault(f"cannot be read: {_first_line(error)}", file=str(path))) from error
+        raise CheckpointError(Fault(f"cannot be read: {first_line(error)}", file=str(path))) from error
     if not isinstance(config, dict):
         raise CheckpointError(Fault("holds no JSON object", file=str(path)))
     return config
+
+
+def checked_folder(folder: str | Path) -> Path:
+    """`resolve_folder` of a model of our family with safetensors weights. CheckpointError for any other."""
+    path = resolve_folder(folder)
+    kind = read_model_config(path).get("model_type")
+    if kind != MODEL_TYPE:
+        raise CheckpointError(Fault(f"model_type is {kind!r}, wanted {MODEL_TYPE!r}", file=str(path / "config.json")))
+    if not any(path.glob("*.safetensors")):
+        raise CheckpointError(Fault("holds no *.safetensors weights (other formats are never loaded)", file=str(path)))
+    return path
 
 
 def load_model(
@@ -92,12 +103,7 @@ def load_model(
     through adapters (lora.py). CheckpointError, in one line, when the folder is missing, of another family, truncated
     or incomplete, or when four_bit is asked for and bitsandbytes is not installed or does not run on the device.
     """
-    path = resolve_folder(folder)
-    kind = read_model_config(path).get("model_type")
-    if kind != MODEL_TYPE:
-        raise CheckpointError(Fault(f"model_type is {kind!r}, wanted {MODEL_TYPE!r}", file=str(path / "config.json")))
-    if not any(path.glob("*.safetensors")):
-        raise CheckpointError(Fault("holds no *.safetensors weights (other formats are never loaded)", file=str(path)))
+    path = checked_folder(folder)
     transformers_logging.disable_progress_bar()  # the terminal belongs to the live view
     more = _four_bit(DTYPES[dtype], device) if four_bit else {}
     try:
@@ -115,7 +121,7 @@ def load_model(
             _settle_four_bit(model)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         remedy = f"if bitsandbytes does not run on {device}, load without four_bit" if four_bit else ""
-        message = f"the weights cannot be loaded: {_first_line(error)}"
+        message = f"the weights cannot be loaded: {first_line(error)}"
         raise CheckpointError(Fault(message, file=str(path), remedy=remedy)) from error
     missing = sorted(report["missing_keys"])
     if missing:
@@ -133,7 +139,7 @@ def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> PreTr
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(Fault(f"the tokenizer cannot be loaded: {_first_line(error)}", file=str(path))) from error
+        raise CheckpointError(Fault(f"the tokenizer cannot be loaded: {first_line(error)}", file=str(path))) from error
     if not tokenizer.chat_template:
         raise CheckpointError(Fault("the tokenizer has no chat template", file=str(path)))
     return tokenizer
@@ -165,7 +171,7 @@ def export_model(model: Qwen2_5_VLForConditionalGeneration, source_folder: str |
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(Fault(f"the model cannot be written: {_first_line(error)}", file=str(out))) from error
+        raise CheckpointError(Fault(f"the model cannot be written: {first_line(error)}", file=str(out))) from error
     return out
 
 
@@ -245,7 +251,7 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:300] if lines else type(error).__name__

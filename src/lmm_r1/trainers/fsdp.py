@@ -34,12 +34,13 @@ from lmm_r1.config import Update
 from lmm_r1.errors import CheckpointError, DataError, NumericError
 from lmm_r1.models.critic import Critic
 from lmm_r1.models.lora import has_adapters
+from lmm_r1.models.stored import StoredModel
 from lmm_r1.runs.checkpoint import require_space
 from lmm_r1.seams import ModelAdapter
 from lmm_r1.trainers.collate import Batch
 from lmm_r1.trainers.local import LocalTrainer, scored_stream
 from lmm_r1.trainers.sequence import part_of_batch, share_attention
-from lmm_r1.trainers.shards import read_into, stored_names, write_shards
+from lmm_r1.trainers.shards import read_into, read_parts, stored_names, write_shards
 from lmm_r1.trainers.tally import Counts
 from lmm_r1.types import Float32, Image, Int32, Rollout
 
@@ -60,6 +61,37 @@ class _Root(nn.Module):
     def forward(self, work: Callable[[], _T]) -> _T:
         """Do the work. FSDP2 gathers before, and hooks the backward pass of the tensors that come out."""
         return work()
+
+
+def agree(mesh: DeviceMesh, work: Callable[[], _T]) -> _T:
+    """Do work without collectives; a fault on one rank is raised on all, so that none waits for a rank that left."""
+    fault: DataError | NumericError | CheckpointError | None = None
+    done: _T
+    try:
+        done = work()
+    except (DataError, NumericError, CheckpointError) as error:
+        fault = error
+    kinds = (None, DataError, NumericError, CheckpointError)
+    code = 0 if fault is None else next(i for i, kind in enumerate(kinds) if kind and isinstance(fault, kind))
+    worst = int(_largest(mesh, torch.tensor([code]))[0])
+    if fault is not None:
+        raise fault
+    kind = kinds[worst]
+    if kind is not None:
+        raise kind(ANOTHER)
+    return done
+
+
+def _largest(mesh: DeviceMesh, numbers: Tensor) -> Tensor:
+    """The element-wise largest of all ranks' int64 numbers, on the CPU."""
+    numbers = numbers.to(_device(mesh))
+    dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=mesh.get_group())
+    return numbers.cpu()
+
+
+def _device(mesh: DeviceMesh) -> str:
+    """This rank's device."""
+    return "cpu" if mesh.device_type == "cpu" else f"{mesh.device_type}:{torch.cuda.current_device()}"
 
 
 def _neighbours(mesh: DeviceMesh, count: int) -> dist.ProcessGroup | None:
@@ -90,25 +122,26 @@ class FsdpTrainer(LocalTrainer):
         dtype: torch.dtype = torch.float32,
         offload: bool = False,
         sequence: int = 1,
+        stored: StoredModel | None = None,
     ) -> None:
         """mesh: of one dimension, all ranks. dtype: of computing, and of the weights that `weights` gives; the networks
         come in float32 (the reference model may come in `dtype`). offload: keep shards in host memory. sequence: ranks that
-        share a row; it divides the ranks, and each so many neighbours get the same rollouts.
+        share a row; it divides the ranks, and each so many neighbours get the same rollouts. stored: fills networks that come
+        empty (StoredModel.empty; of a critic the trunk), each rank with its part alone.
 
-        ValueError for a model with adapters.
+        ValueError for a model with adapters. CheckpointError, on all ranks, when one cannot read its part.
         """
         if has_adapters(model):
             raise ValueError("adapters are not sharded: train them on one device")
-        self._mesh, self._dtype = mesh, dtype
+        self._mesh, self._dtype, self._stored = mesh, dtype, stored
         self._narrow = MixedPrecisionPolicy(
             param_dtype=None if dtype == torch.float32 else dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
         self._offload = CPUOffloadPolicy(pin_memory=mesh.device_type != "cpu") if offload else OffloadPolicy()
         self._roots: dict[int, nn.Module] = {}
         self._row = _neighbours(mesh, sequence)
-        device = "cpu" if mesh.device_type == "cpu" else f"{mesh.device_type}:{torch.cuda.current_device()}"
         super().__init__(
-            model, reference_model, adapter, update, total_updates, temperature, device, critic, critic_config
+            model, reference_model, adapter, update, total_updates, temperature, _device(mesh), critic, critic_config
         )
 
     def score(self, token_ids: Int32, images: Sequence[Image]) -> Float32:
@@ -126,7 +159,7 @@ class FsdpTrainer(LocalTrainer):
         """Every rank writes its shards into a folder that all of them see; returns the scalars."""
         tensors = self._kept()
         total = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
-        self._agree(lambda: require_space(folder, total))
+        agree(self._mesh, lambda: require_space(folder, total))
         write_shards(folder, tensors)
         scalars: dict[str, Any] = {"updates": self.updates}
         return scalars | ({"reference_at": self._reference_at} if self._reference_at else {})
@@ -175,7 +208,19 @@ class FsdpTrainer(LocalTrainer):
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)
         self._roots[id(network)] = root
+        if self._stored is not None:
+            self._fill(network, root, self._stored, device)
         return network
+
+    def _fill(self, network: nn.Module, root: nn.Module, stored: StoredModel, device: torch.device | str) -> None:
+        """Give the shards that are on the meta device memory, and their part of the stored weights."""
+        body, prefix = (network.trunk, "model.") if isinstance(network, Critic) else (network, "")
+        names = [] if body is None else [name for name, p in body.named_parameters() if p.is_meta]
+        home = "cpu" if isinstance(self._offload, CPUOffloadPolicy) else device
+        # As `to_empty`, but without what has its numbers already: buffers, and a critic's head.
+        root._apply(lambda tensor: torch.empty_like(tensor, device=home) if tensor.is_meta else tensor)
+        shards = {} if body is None else {prefix + name: body.get_parameter(name) for name in names}
+        agree(self._mesh, lambda: read_parts(stored, shards))
 
     def _inside(self, network: nn.Module, work: Callable[[], _T]) -> _T:
         found: _T = self._roots[id(network)](work)
@@ -183,14 +228,14 @@ class FsdpTrainer(LocalTrainer):
 
     def _collate(self, rollouts: Sequence[Rollout]) -> list[Batch]:
         """This rank's batches, as many as every other rank's, with pictures where any rank's have some."""
-        batches: list[Batch] = self._agree(lambda: super(FsdpTrainer, self)._collate(rollouts))
+        batches: list[Batch] = agree(self._mesh, lambda: super(FsdpTrainer, self)._collate(rollouts))
         if self._row is not None:
             row, pad = self._row, self._adapter.pad_id
             batches = [part_of_batch(batch, row.rank(), row.size(), pad) for batch in batches]
-        most = int(self._largest(torch.tensor([len(batches)]))[0])
+        most = int(_largest(self._mesh, torch.tensor([len(batches)]))[0])
         seen = torch.zeros(most, dtype=torch.int64)
         seen[: len(batches)] = torch.tensor([batch.vision is not None for batch in batches], dtype=torch.int64)
-        pictures = self._largest(seen)
+        pictures = _largest(self._mesh, seen)
         batches += [self._empty()] * (most - len(batches))
         return [
             replace(batch, vision=self._blank()) if batch.vision is None and pictures[at] else batch
@@ -198,31 +243,7 @@ class FsdpTrainer(LocalTrainer):
         ]
 
     def _guard(self, counts: Counts) -> None:
-        self._agree(lambda: super(FsdpTrainer, self)._guard(counts))
-
-    def _agree(self, work: Callable[[], _T]) -> _T:
-        """Do work without collectives; a fault on one rank is raised on all, so that none waits for a rank that left."""
-        fault: DataError | NumericError | CheckpointError | None = None
-        done: _T
-        try:
-            done = work()
-        except (DataError, NumericError, CheckpointError) as error:
-            fault = error
-        kinds = (None, DataError, NumericError, CheckpointError)
-        code = 0 if fault is None else next(i for i, kind in enumerate(kinds) if kind and isinstance(fault, kind))
-        worst = int(self._largest(torch.tensor([code]))[0])
-        if fault is not None:
-            raise fault
-        kind = kinds[worst]
-        if kind is not None:
-            raise kind(ANOTHER)
-        return done
-
-    def _largest(self, numbers: Tensor) -> Tensor:
-        """The element-wise largest of all ranks' int64 numbers, on the CPU."""
-        numbers = numbers.to(self._device)
-        dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=self._mesh.get_group())
-        return numbers.cpu()
+        agree(self._mesh, lambda: super(FsdpTrainer, self)._guard(counts))
 
     def _empty(self) -> Batch:
         """A batch that trains no token; of a shared row, two columns as well."""

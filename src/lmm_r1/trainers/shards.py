@@ -2,7 +2,7 @@
 
 The format is that of PyTorch's distributed checkpoints in safetensors files (no pickle): `shard-00001-*.safetensors` and so
 on, each part's place in its header. A tensor's key is "kind|name", for example "model|lm_head.weight". Checkpoints of one
-process (runs/checkpoint.py: one file a kind, named after it) can be read into shards as well.
+process (runs/checkpoint.py: one file a kind, named after it) can be read into shards as well, and so can a model folder's files.
 Leaves out: what is saved (fsdp.py) and the commit of a folder (runs/checkpoint.py).
 Source: torch.distributed.checkpoint, https://docs.pytorch.org/docs/stable/distributed.checkpoint.html
 """
@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,9 +23,10 @@ from torch.distributed.checkpoint import load as load_distributed
 from torch.distributed.checkpoint import save as save_distributed
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard
 
 from lmm_r1.errors import CheckpointError, Fault
+from lmm_r1.models.stored import StoredModel
 
 #: {kind: {name: tensor}}: what a trainer keeps, such as {"model": ..., "optimizer": ...}
 Kinds = Mapping[str, Mapping[str, Tensor]]
@@ -67,12 +69,34 @@ def read_into(folder: Path, tensors: Kinds) -> None:
             load_distributed(_flat(tensors), storage_reader=HuggingFaceStorageReader(str(folder)))
             return
         for kind, group in tensors.items():
-            with safe_open(folder / f"{kind}.safetensors", "pt") as file, torch.no_grad():
+            with safe_open(folder / f"{kind}.safetensors", "pt") as file:
                 for name, tensor in group.items():
-                    whole = file.get_tensor(name).to(tensor.device)
-                    if isinstance(tensor, DTensor):  # every rank reads and keeps its part: nothing is sent
-                        whole = distribute_tensor(whole, tensor.device_mesh, tensor.placements, src_data_rank=None)
-                    tensor.copy_(whole)
+                    _keep_part(tensor, file.get_slice(name))
+
+
+def read_parts(stored: StoredModel, tensors: Mapping[str, Tensor]) -> None:
+    """Fill tensors, sharded or whole, in place from a model folder, each by its name there. Raises CheckpointError."""
+    with _told(stored.folder):
+        for name, part in stored.weights(tensors):
+            _keep_part(tensors[name], part)
+
+
+def _keep_part(tensor: Tensor, stored: Any) -> None:
+    """Fill a tensor, whole or sharded, from `stored`, safetensors' slice of the whole one in any dtype.
+
+    Nothing is sent: each rank reads the rows that it keeps, and no others. ValueError for shards that are not those of
+    fully_shard, by rows over one dimension of ranks.
+    """
+    with torch.no_grad():
+        if not isinstance(tensor, DTensor):
+            tensor.copy_(stored[...])
+            return
+        if tensor.placements != (Shard(0),):
+            raise ValueError(f"a tensor is sharded as {tensor.placements}, not by rows")
+        mesh, own = tensor.device_mesh, tensor.to_local()
+        first = min(-(-tensor.shape[0] // mesh.size()) * mesh.get_local_rank(), tensor.shape[0])  # as torch.chunk deals
+        if own.shape[0]:  # with few rows the last ranks have none
+            own.copy_(stored[first : first + own.shape[0]])
 
 
 def read_whole(folder: Path) -> dict[str, dict[str, Tensor]]:
