@@ -1,6 +1,6 @@
 """Seconds that the weights of a trainer take to its engines, by the ways that cluster.weights knows, in turn (A B A B).
 
-    python benchmarks/sync.py [--rounds 4] [--engines 2] [--width 1024]
+    python benchmarks/sync.py [--rounds 4] [--engines 2] [--width 2048]
 
 Two ranks and some embedded engines in workers of a Ray cluster on this machine, with random weights of the micro model's shape
 made wider. Proof by digests is counted, probes are not. Needs Ray.
@@ -35,8 +35,12 @@ def wide_model(folder: Path, width: int) -> int:
     """Write a random model; bytes of its weights in float32."""
     config = AutoConfig.from_pretrained(MICRO_DIR)
     text = config.text_config
-    text.hidden_size, text.intermediate_size, text.num_hidden_layers = width, 4 * width, 12
-    text.num_attention_heads = text.num_key_value_heads = width // (config.text_config.head_dim or 64)
+    heads = width // text.hidden_size
+    text.num_attention_heads, text.num_key_value_heads = (
+        heads * text.num_attention_heads,
+        heads * text.num_key_value_heads,
+    )
+    text.hidden_size, text.intermediate_size = width, 4 * width
     config.vision_config.out_hidden_size = width
     model = Qwen2_5_VLForConditionalGeneration(config)
     export_model(model, MICRO_DIR, folder)
@@ -78,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--engines", type=int, default=2)
-    parser.add_argument("--width", type=int, default=1024)
+    parser.add_argument("--width", type=int, default=2048)
     arguments = parser.parse_args()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
