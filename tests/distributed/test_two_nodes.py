@@ -40,8 +40,9 @@ def grad_norms(run: Path) -> list[float]:
     return [json.loads(line)["grad_norm"] for file in files for line in file.read_text().splitlines()]
 
 
-def test_ranks_on_two_hosts_give_the_gradients_of_one_process(tmp_path: Path) -> None:
-    """Would catch ranks that meet on an interface, or under a host name, that other hosts do not reach; workers, weights or
+@pytest.mark.parametrize(("layout", "weights"), [("colocated", "shared"), ("split", "broadcast")])
+def test_ranks_on_two_hosts_give_the_gradients_of_one_process(tmp_path: Path, layout: str, weights: str) -> None:
+    """Would catch ranks, or ranks and engines, that meet on an interface or under a host name that other hosts do not reach; workers, weights or
     checkpoints that only work on the driver's host, or in the folder where it was started; actors or reservations that stay in
     a cluster which is not ours; and a script for Slurm that starts another cluster than the run joins, or leaves its token."""
     if not two_hosts_work():
@@ -51,6 +52,7 @@ def test_ranks_on_two_hosts_give_the_gradients_of_one_process(tmp_path: Path) ->
     run_recipe(load_recipe(path), path, tmp_path / "one", live=LiveView())
     run = tmp_path / "run"
     arguments = [path.name, "--out", run.name, "--set", "cluster.lost_s=120"]
+    arguments += ["--set", f"cluster.layout={layout}", "--set", f"cluster.weights={weights}"]
     done = subprocess.run(
         [*UNSHARE, sys.executable, "-m", "tests.distributed.two_hosts", str(tmp_path), *arguments],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(part or os.getcwd() for part in sys.path)},
@@ -59,8 +61,11 @@ def test_ranks_on_two_hosts_give_the_gradients_of_one_process(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr + done.stdout
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["here"] == "alpha" and len(report["ranks"]) == len(report["engines"]) == 2
-    nodes = {frozenset(machines) for machines in report["ranks"] + report["engines"]}
-    assert len(nodes) == 1 and len(next(iter(nodes))) == 2, report  # one of each on each host, in both stages
+    for ranks, engines in zip(report["ranks"], report["engines"], strict=True):  # of both stages
+        if layout == "colocated":
+            assert ranks == engines and len(set(ranks)) == 2, report  # one of each on each host
+        else:
+            assert len({*ranks, *engines}) == 2, report
     assert report["left"] == {"actors": 0, "groups": 0, "cores": 0.0}
     ours, theirs = grad_norms(tmp_path / "one"), grad_norms(run)
     assert len(ours) == 2 and theirs == pytest.approx(ours, rel=2e-5)
