@@ -41,7 +41,7 @@ from lmm_r1.rewards.score import make_scorer
 from lmm_r1.rollout.embedded.engine import EmbeddedEngine
 from lmm_r1.rollout.play import Sampling, seed_of
 from lmm_r1.rollout.supervise import careless
-from lmm_r1.rollout.weights import LocalLink, Probe, ScoringTrainer, SyncedEngine
+from lmm_r1.rollout.weights import TF32_TOLERANCE, LocalLink, Probe, ScoringTrainer, SyncedEngine
 from lmm_r1.runs.folder import RunFolder, StageFolder
 from lmm_r1.runs.live import LiveView
 from lmm_r1.runs.tracker import JsonlTracker, TensorBoardTracker, Trackers
@@ -170,6 +170,7 @@ class Workshop:
         }
         if knobs.kind == "vllm":
             options["enforce_eager"] = bool(knobs.enforce_eager)
+            options["sleeps"] = self.recipe.cluster.layout == "colocated"  # split engines have GPUs of their own
             if knobs.gpu_memory_utilization is not None:
                 options["gpu_memory_utilization"] = knobs.gpu_memory_utilization
         if self.recipe.cluster.address:
@@ -196,6 +197,7 @@ class Workshop:
             return self._vllm
         if self._vllm is not None:
             self._vllm.close()
+            self._vllm = None
         self._vllm = VllmEngine(resolve_folder(folder), config, adapter, self.images, self.recipe.model, **options)
         return self._vllm
 
@@ -239,17 +241,26 @@ class Workshop:
         """The way of a stage's weights from its trainer to its engine."""
         knobs = self.recipe.cluster
         way = knobs.weights
+        tf32 = self.recipe.engine.kind == "vllm" and self.device != "cpu" and engine.dtype == torch.float32
+        tolerance = TF32_TOLERANCE if tf32 else None  # vLLM's attention on a GPU
         if way == "auto" and (self.device == "cpu" or (knobs.layout == "colocated" and knobs.engines > knobs.ranks)):
             way = "store"
         if not knobs.address or way == "store":
             in_place = not knobs.address and self.device != "cpu"
-            return LocalLink(trainer, engine, proofs, temperature, in_place=in_place)
+            return LocalLink(trainer, engine, proofs, temperature, tolerance, in_place)
         from lmm_r1.distributed.direct import DirectLink
 
         assert self._ranks is not None and self._engines is not None, "a cluster has ranks and engines"
         shared = knobs.layout == "colocated"
         return DirectLink(
-            self.cluster(), self._ranks, self._engines, proofs, temperature, shared=shared, device=self.device
+            self.cluster(),
+            self._ranks,
+            self._engines,
+            proofs,
+            temperature,
+            tolerance,
+            shared=shared,
+            device=self.device,
         )
 
     def start_anew(self, lost: RankLostError) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -269,3 +269,14 @@ class Reply:
     logprobs: Float32
     stop: Stop
     version: int
+
+
+class Bound(NamedTuple):
+    """How far log-probs of the same tokens may lie apart, in nats: in the mean, and on one token."""
+
+    mean: float
+    largest: float
+
+    def broken_by(self, gaps: NDArray[np.float64]) -> bool:
+        """Whether differences, all of them at least 0, are more than is allowed; a NaN always is."""
+        return not (float(np.mean(gaps)) <= self.mean and float(np.max(gaps)) <= self.largest)

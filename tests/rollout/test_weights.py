@@ -11,7 +11,7 @@ import torch
 from lmm_r1.config import Update
 from lmm_r1.errors import EngineError
 from lmm_r1.rollout.embedded.engine import EmbeddedEngine
-from lmm_r1.rollout.weights import LocalLink, Probe, digest, digest_of_lines, weight_line
+from lmm_r1.rollout.weights import TOLERANCES, LocalLink, Probe, digest, digest_of_lines, weight_line
 from lmm_r1.trainers.local import LocalTrainer
 from lmm_r1.types import Request
 from tests.rollout.engine_fixture import Kit, make_kit
@@ -130,3 +130,14 @@ def test_weights_that_did_not_arrive_stop_the_run(
     prompt = kit.prompts()[0]
     with pytest.raises(EngineError, match="no weights"):
         engine.submit([Request(0, prompt.token_ids, (), 0, 4)])
+
+
+def test_bounds_hold_the_mean_and_the_largest() -> None:
+    """Would catch a bound that one improbable token breaks in 16 bits, one that many slightly wrong tokens pass, and a NaN that passes."""
+    bound = TOLERANCES[torch.bfloat16]
+    scattered = np.full(100, 0.01)
+    scattered[3] = 1.5
+    assert not bound.broken_by(scattered)
+    assert bound.broken_by(np.full(100, 0.06)) and bound.broken_by(scattered * 2)
+    assert bound.broken_by(np.array([0.0, np.nan])) and not bound.broken_by(np.zeros(1))
+    assert TOLERANCES[torch.float32].broken_by(np.array([0.0] * 99 + [2e-4]))

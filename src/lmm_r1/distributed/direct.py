@@ -19,6 +19,7 @@ from lmm_r1.distributed.ray_trainer import COLLECTIVE_LIMIT_S, RayTrainer, stopp
 from lmm_r1.distributed.way import WayClosedError
 from lmm_r1.errors import LmmR1Error
 from lmm_r1.rollout.weights import Probe, ProvedLink
+from lmm_r1.types import Bound
 
 
 class DirectLink(ProvedLink):
@@ -31,12 +32,13 @@ class DirectLink(ProvedLink):
         engine: RayEngine,
         probes: Sequence[Probe],
         temperature: float,
+        tolerance: Bound | None = None,
         *,
         shared: bool,
         device: str,
     ) -> None:
         """shared: rank i and engine i are on one device; else all have devices of their own. device: "cpu" or "cuda"."""
-        super().__init__(trainer, engine, probes, temperature)
+        super().__init__(trainer, engine, probes, temperature, tolerance)
         self._cluster, self._ranks, self._engines = cluster, trainer, engine
         self._shared, self._device = shared, device
         self._met: list[Worker] = []

@@ -241,10 +241,10 @@ class RayEngine:
         asked = tuple(images)
         found = self._everyone("score", lambda post: (self._pictures(post, asked), ids, asked, temperature))
         for index, other in enumerate(found):
-            gap = float(np.abs(found[0].astype(np.float64) - other).max(initial=0.0))
-            if not gap <= TOLERANCES[self.dtype]:  # not <=: a NaN is a fault
+            gaps = np.abs(found[0].astype(np.float64) - other)
+            if TOLERANCES[self.dtype].broken_by(gaps):
                 self.unload()
-                raise EngineError(f"engines 0 and {index} differ by {gap:.3g} nats on a probe")
+                raise EngineError(f"engines 0 and {index} differ by {gaps.max():.3g} nats on a probe")
         return np.array(found[0])
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ Source: torch.distributed's process groups; torch.multiprocessing.reductions for
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -54,9 +55,7 @@ class Way:
             self._talk: Any = talk
             self._bulk: Any = None if shared else talk
             if not shared and device != "cpu":
-                options = dist.ProcessGroupNCCL.Options()
-                options._timeout = limit
-                self._bulk = dist.ProcessGroupNCCL(dist.PrefixStore("bulk", store), index, members, options)
+                self._bulk = _nccl(dist.PrefixStore("bulk", store), index, members, limit)
 
     def send(self, weights: Iterable[tuple[str, Tensor]]) -> str:
         """Send weights to all receivers; the digest of what was sent. WayClosedError when one of them is gone."""
@@ -79,7 +78,7 @@ class Way:
                     self._tell(told)
                     self._broadcast(self._bulk, data)
             self._tell(None)
-            self._taken()  # nobody maps the buffer any more
+            self._taken()  # nobody reads the buffer any more
         self._forget()
         return digest_of_lines(lines)
 
@@ -195,10 +194,28 @@ class Way:
             yield
         except BaseException as error:
             self.close()
+            if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
+                raise EngineError(f"the device failed in a transfer: {_line(error)}") from error
             if isinstance(error, RuntimeError) and not isinstance(error, EngineError):
-                said = " ".join(str(error).split())[:200]
-                raise WayClosedError(f"another process left in the middle of a transfer: {said}") from error
+                raise WayClosedError(f"another process left in the middle of a transfer: {_line(error)}") from error
             raise
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _nccl(store: dist.Store, index: int, members: int, limit: timedelta) -> Any:
+    """A group of GPUs. When a member dies it is cleaned up; NCCL's watchdog would end the others' processes with it."""
+    name, only_clean_up = "TORCH_NCCL_ASYNC_ERROR_HANDLING", "2"
+    before = os.environ.get(name)
+    os.environ[name] = only_clean_up  # read when a group is made; those of the ranks among themselves are older
+    try:
+        options = dist.ProcessGroupNCCL.Options()
+        options._timeout = limit
+        return dist.ProcessGroupNCCL(store, index, members, options)
+    finally:
+        os.environ.pop(name) if before is None else os.environ.update({name: before})
 
 
 def _exported(buffer: Tensor) -> list[Any]:

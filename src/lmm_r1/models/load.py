@@ -46,6 +46,12 @@ _WRITTEN = re.compile(r"(config\.json|generation_config\.json|.*\.safetensors|.*
 _CARRIED = re.compile(r".*\.(json|txt|jinja|model)")
 
 
+def whole_float32() -> None:
+    """Have this process compute convolutions of float32 in float32: on a GPU cuDNN would take TF32, with 10 bits for 23, and the
+    first layer of every picture is a convolution."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def resolve_folder(folder: str | Path) -> Path:
     """The local folder of a model: itself, or the downloaded copy of a hub id such as "Qwen/Qwen2.5-VL-3B-Instruct".
 

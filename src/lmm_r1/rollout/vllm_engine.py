@@ -11,6 +11,7 @@ Source: vLLM 0.32.0; what was run on which hardware stands in docs/scale.md.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import random
@@ -84,6 +85,7 @@ class VllmEngine:
         device: str = "cpu",
         gpu_memory_utilization: float = 0.4,
         enforce_eager: bool = False,
+        sleeps: bool = True,
     ) -> None:
         """An engine for the architecture, tokenizer and processor in a local `folder`; it samples after `load_weights`. (vLLM reads
         the folder's weights all the same: its dummy weights would overwrite the pixel normalisation, which is a buffer.)
@@ -91,7 +93,8 @@ class VllmEngine:
         images: where canonical pictures live. model: the adapter's settings; None = the defaults. slots: replies decoded
         at once. max_context: tokens of prompt and reply together, at most what the model has positions for. prefill_tokens:
         prompt tokens of one step. gpu_memory_utilization: share of the device's memory for weights and cache; on the CPU the
-        most of the machine's memory that the cache may take.
+        most of the machine's memory that the cache may take. sleeps: give memory back between batches, where vLLM can: of
+        use where a trainer needs the same device.
 
         EngineError when vLLM cannot start, or was built for another device.
         """
@@ -111,7 +114,7 @@ class VllmEngine:
         self._names = map(str, itertools.count())
         self._done: deque[Reply] = deque()
         self._ready, self._fault, self._asleep = False, "", False
-        self._sleeps = current_platform.is_sleep_mode_available() and device != "cpu"
+        self._sleeps = sleeps and current_platform.is_sleep_mode_available() and device != "cpu"
         settings = EngineArgs(
             model=str(folder),
             dtype=str(self.dtype).removeprefix("torch."),
@@ -123,6 +126,7 @@ class VllmEngine:
             # generator of the CPU cannot do ("CPU Generator does not use offset").
             enable_chunked_prefill=device != "cpu",
             enable_prefix_caching=True,
+            async_scheduling=False,  # on a GPU as on a CPU, where it is tested
             enforce_eager=enforce_eager or device == "cpu",
             logprobs_mode="processed_logits",
             logits_processors=[WHOLE_DISTRIBUTION],
@@ -305,6 +309,10 @@ class VllmEngine:
         self._running.clear()
         self._done.clear()
         self._llm.engine_core.shutdown()
+        del self._llm, self._prompts
+        gc.collect()  # vLLM's parts refer to each other, and the next engine wants the device empty
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
 
     # ---- vLLM
 

@@ -120,6 +120,7 @@ class Arrivals(WeightTransferEngine[NoSettings, Some]):
     leave the packed copies old.
     """
 
+    model: Any  # None after the end
     init_info_cls = NoSettings
     update_info_cls = Some
 
@@ -153,7 +154,8 @@ class Arrivals(WeightTransferEngine[NoSettings, Some]):
                 module.quant_method.process_weights_after_loading(module)
 
     def shutdown(self) -> None:
-        """Nothing is held."""
+        """Let go of the model, which fills the device."""
+        self.model = self._default_model = None
 
 
 if BACKEND not in WeightTransferEngineFactory._registry:

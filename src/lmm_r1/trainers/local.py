@@ -22,6 +22,7 @@ from lmm_r1.config import Critic as CriticConfig
 from lmm_r1.config import Update
 from lmm_r1.errors import CheckpointError, NumericError
 from lmm_r1.models.critic import Critic
+from lmm_r1.models.load import whole_float32
 from lmm_r1.models.lora import has_adapters, merged_weights, without_adapters
 from lmm_r1.runs.checkpoint import read_tensors, write_tensors
 from lmm_r1.seams import Algorithm, ModelAdapter
@@ -62,6 +63,7 @@ class LocalTrainer:
         A model with adapters trains these alone, and is its own reference without them. ValueError when nothing is left
         to train.
         """
+        whole_float32()
         self.model = self._place(model, device)
         self.critic = None if critic is None else self._place(critic, device)
         self.updates = 0  # optimiser steps done

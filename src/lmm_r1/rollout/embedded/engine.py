@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import Qwen2_5_VLConfig
 
 from lmm_r1.errors import EngineError
-from lmm_r1.models.load import DTYPES
+from lmm_r1.models.load import DTYPES, whole_float32
 from lmm_r1.models.logprobs import masked_logits, token_logprobs
 from lmm_r1.rollout.embedded.decoder import Decoder
 from lmm_r1.rollout.embedded.sampling import draw
@@ -65,6 +65,7 @@ class EmbeddedEngine:
 
         EngineError when the configuration needs what the engine does not compute.
         """
+        whole_float32()
         self.dtype = DTYPES[dtype] if isinstance(dtype, str) else dtype
         self.version = -1
         self._device = torch.device(device)
