@@ -2,7 +2,8 @@
 
 A worker is one process that holds one object, made there by an importable factory: an engine, or a rank of a trainer. It
 is lost when its process dies, or gives no sign of life for `lost_s` seconds: then its stacks are written to a file and it is
-killed. What becomes of its work is the caller's business; how often one may be started anew is counted here, once for a run.
+killed. One that hangs while its pulse goes on is not lost: after `stacks_s` seconds of waiting its stacks are written, too, and
+somebody is told. What becomes of a lost worker's work is the caller's business; how often one may be started anew is counted here, once for a run.
 Leaves out: how the cluster is started, joined and left, and who can reach it (session.py), what runs in a worker (host.py),
 engines (ray_engine.py) and ranks. Source: design of this project; Ray 2.60.
 """
@@ -10,12 +11,13 @@ engines (ray_engine.py) and ranks. Source: design of this project; Ray 2.60.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +33,7 @@ from lmm_r1.distributed.placement import placement
 from lmm_r1.distributed.session import START_LIMIT_S, RaySession, first_line
 from lmm_r1.errors import EngineError, Fault, LmmR1Error, RankLostError
 
-#: Seconds that a worker gets to write its stacks before it is killed.
+#: Seconds that a worker gets to write or tell its stacks.
 _STACKS_S = 1.0
 #: Seconds that a running cluster gets to make room for the workers: its machines may be joining still.
 _ROOM_S = 300.0
@@ -83,8 +85,8 @@ class Call:
 class Cluster:
     """The workers of one run; one cluster at a time in a process. Use it as a context, or call `close`.
 
-    folder: where stacks of silent workers are written. threads: CPU threads of each worker. gpus: place workers on GPUs.
-    note: told of every worker that is started anew. EngineError when the cluster does not come up or has no room.
+    folder: where stacks of workers are written that are silent, or keep us waiting. threads: CPU threads of each worker. gpus: place workers on GPUs.
+    note: told of every worker that is started anew, and of waits that take long. EngineError when the cluster does not come up or has no room.
     """
 
     knobs: Knobs
@@ -95,6 +97,7 @@ class Cluster:
     restarts_left: int = field(init=False)
     _session: RaySession = field(init=False)
     _group: Any = field(init=False, default=None)
+    _numbers: Iterator[int] = field(init=False, default_factory=itertools.count)  # of files for stacks
     _workers: list[Worker] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
@@ -153,7 +156,7 @@ class Cluster:
         """A worker without an object, in its place of the layout."""
         name = f"{role} {index}"
         bundle = (self.placement.rank if role == "rank" else self.placement.engine)[index]
-        stacks = (self._session.home or self.folder) / f"{role}_{index}_{len(self._workers)}.stacks"
+        stacks = (self._session.home or self.folder) / self._stacks_name(name)
         actor = ray.remote(concurrency_groups={"pulse": 1})(Host).options(
             num_cpus=1,
             num_gpus=self.placement.gpu,
@@ -184,10 +187,13 @@ class Cluster:
         return f"tcp://{host}:{port}", [address for address, _ in points]
 
     def wait(self, calls: Sequence[Call]) -> list[Call]:
-        """Those of some calls that ended, at least one. WorkerLost when a worker of theirs gives no sign of life."""
-        tick = min(1.0, self.knobs.lost_s / 8)
-        watched = {call.worker for call in calls}
+        """Those of some calls that ended, at least one. WorkerLost when a worker of theirs gives no sign of life. The stacks
+        of all of them are written after `stacks_s` seconds, and again whenever the wait is twice as long as then: a
+        deadlock has a pulse, and so has a long step, of which nobody wants to read every minute."""
+        tick = min(1.0, self.knobs.lost_s / 8, self.knobs.stacks_s / 8)
+        watched = list(dict.fromkeys(call.worker for call in calls))
         refs = {call.ref: call for call in calls}
+        since, patience = time.monotonic(), self.knobs.stacks_s
         while True:
             ready, waiting = ray.wait(list(refs), num_returns=1, timeout=tick)
             if ready:
@@ -195,6 +201,36 @@ class Cluster:
                 return [refs[ref] for ref in (*ready, *more)]
             for worker in watched:
                 self._feel(worker)
+            waited = time.monotonic() - since
+            if waited > patience:
+                self._write_stacks(watched, waited)
+                patience = 2 * waited
+
+    def _write_stacks(self, workers: Sequence[Worker], waited: float) -> None:
+        """Write the stacks of workers that keep us waiting, each into a new file, and tell which. Who does not return them at
+        once is left out: it is loading libraries, or its pulse will show what it is."""
+        refs = {worker.handle.stacks.options(concurrency_group="pulse").remote(): worker for worker in workers}
+        written: dict[str, str] = {}
+        for ref in ray.wait(list(refs), num_returns=len(refs), timeout=_STACKS_S)[0]:
+            worker, file = refs[ref], self._stacks_name(refs[ref].name)
+            # A dead worker's own calls say so, and a disk that is full here or there must not end a wait that may be well.
+            with contextlib.suppress(RayError, OSError):
+                text = ray.get(ref)
+                process = f", process {worker.where.pid} of node {worker.where.machine}" if worker.where else ""
+                title = f"{worker.name}{process}, after {waited:.0f} s without the end of a call"
+                (self.folder / file).write_text(f"{title}\n\n{text}", encoding="utf-8")
+                written[worker.name] = file
+        if written:
+            self.note(
+                f"{', '.join(written)}: no call has ended for {waited:.0f} s (cluster.stacks_s); still waiting; stacks in "
+                f"{self.folder}: {', '.join(written.values())}"
+            )
+
+    def _stacks_name(self, worker: str) -> str:
+        """A file name for a worker's stacks that nothing else has, of an earlier session of the run neither."""
+        stem = worker.replace(" ", "_")
+        names = (f"{stem}_{number}.stacks" for number in self._numbers)
+        return next(name for name in names if not (self.folder / name).exists())
 
     def _feel(self, worker: Worker) -> None:
         """Take a worker's pulse. WorkerLost after too long a silence."""
