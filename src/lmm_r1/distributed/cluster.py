@@ -2,8 +2,9 @@
 
 A worker is one process that holds one object, made there by an importable factory: an engine, or a rank of a trainer. It
 is lost when its process dies, or gives no sign of life for `lost_s` seconds: then its stacks are written to a file and it is
-killed. One that hangs while its pulse goes on is not lost: after `stacks_s` seconds of waiting its stacks are written, too, and
-somebody is told. What becomes of a lost worker's work is the caller's business; how often one may be started anew is counted here, once for a run.
+killed. One that hangs while its pulse goes on is not lost: when nothing has ended for `stacks_s` seconds its stacks are
+written, and that is told. What becomes of lost work is the caller's business; how often a worker may be started anew is
+counted here, once for a run.
 Leaves out: how the cluster is started, joined and left, and who can reach it (session.py), what runs in a worker (host.py),
 engines (ray_engine.py) and ranks. Source: design of this project; Ray 2.60.
 """
@@ -85,8 +86,9 @@ class Call:
 class Cluster:
     """The workers of one run; one cluster at a time in a process. Use it as a context, or call `close`.
 
-    folder: where stacks of workers are written that are silent, or keep us waiting. threads: CPU threads of each worker. gpus: place workers on GPUs.
-    note: told of every worker that is started anew, and of waits that take long. EngineError when the cluster does not come up or has no room.
+    folder: where stacks of workers are written that are silent or keep us waiting. threads: CPU threads of each worker.
+    gpus: place workers on GPUs. note: told of every worker that is started anew, and of waits that take long.
+    EngineError when the cluster does not come up or has no room.
     """
 
     knobs: Knobs
