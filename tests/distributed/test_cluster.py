@@ -162,7 +162,7 @@ def test_a_deadlock_with_a_pulse_shows_its_stacks_and_the_wait_goes_on(
     assert told[0].startswith("engine 0: no call has ended for") and str(folder) in told[0]
     assert "waits_for_what_does_not_come" not in told[0]
     text = written[0].read_text()
-    assert worker.where is not None and f"engine 0, process {worker.where.pid} of node" in text
+    assert worker.where is not None and f"process {worker.where.pid} on " in text and text.startswith("engine 0, after")
     assert "in waits_for_what_does_not_come" in text and "most recent call first" in text
     assert {path.read_text() for path in earlier} == {"of an earlier session"}
     assert not worker.lost and cluster.results([cluster.call(worker, "add", 2)]) == [2]

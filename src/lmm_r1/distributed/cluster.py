@@ -218,9 +218,8 @@ class Cluster:
             # A dead worker's own calls say so, and a disk that is full here or there must not end a wait that may be well.
             with contextlib.suppress(RayError, OSError):
                 text = ray.get(ref)
-                process = f", process {worker.where.pid} of node {worker.where.machine}" if worker.where else ""
-                title = f"{worker.name}{process}, after {waited:.0f} s without the end of a call"
-                (self.folder / file).write_text(f"{title}\n\n{text}", encoding="utf-8")
+                title = f"{worker.name}, after {waited:.0f} s without the end of a call"
+                (self.folder / file).write_text(f"{title}\n{text}", encoding="utf-8")
                 written[worker.name] = file
         if written:
             self.note(

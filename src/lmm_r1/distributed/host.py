@@ -89,12 +89,13 @@ class Host:
         return Where(get_runtime_context().get_node_id(), os.getpid())
 
     def stacks(self) -> str:
-        """The stacks of all threads, the most recent call first, in ASCII: file, line and function of 100 calls a thread at
-        most. OSError without a folder for temporary files."""
+        """Process, host, and the stacks of all threads, the most recent call first: file, line and function of 100 calls a
+        thread at most. OSError without a folder for temporary files."""
         with tempfile.TemporaryFile() as file:
             faulthandler.dump_traceback(file, all_threads=True)
             file.seek(0)
-            return file.read().decode("ascii", errors="backslashreplace")
+            found = file.read().decode("ascii", errors="backslashreplace")
+        return f"process {os.getpid()} on {socket.gethostname()}\n\n{found}"
 
     def free_address(self) -> tuple[str, int]:
         """(this machine's address in the cluster, a port that was free just now): where ranks may meet."""
