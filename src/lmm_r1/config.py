@@ -320,6 +320,11 @@ class Cluster(Knobs):
     )
     offload: bool = Field(False, description="keep the ranks' shards in host memory between uses (FSDP2's CPU offload)")
     lost_s: float = Field(60.0, gt=0, description="seconds without a sign of life after which a worker counts as lost")
+    stacks_s: float = Field(
+        600.0,
+        gt=0,
+        description="seconds without the end of any call that is waited for after which its workers' stacks are written to workers/",
+    )
     restarts: int = Field(3, ge=0, description="how many times lost workers may be started anew in a run")
 
     @model_validator(mode="after")

@@ -25,7 +25,7 @@ def main(end: str, folder: str) -> None:
     cluster.results([call for _, call in started])
     held = ray.put(bytes(1 << 20))
     below = descendants(os.getpid())
-    report = {"home": str(cluster._home), "processes": [alive(pid) for pid in below]}
+    report = {"home": str(cluster._session.home), "processes": [alive(pid) for pid in below]}
     stopped = started[0][0].where
     assert stopped is not None
     os.kill(stopped.pid, signal.SIGSTOP)  # such a process notices nothing

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,6 +119,87 @@ def test_a_stopped_worker_is_lost_and_a_busy_one_is_not(cluster: Cluster) -> Non
     assert "no sign of life for" in what.why and str(worker.stacks) in what.why
     assert "most recent call first" in worker.stacks.read_text()
     assert until(lambda: not Path(f"/proc/{worker.where.pid}").exists())  # type: ignore[union-attr]
+
+
+def impatient(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, stacks_s: float) -> Path:
+    """Have stacks told soon and silence not punished, in an empty folder."""
+    knobs = cluster.knobs.model_copy(update={"stacks_s": stacks_s, "lost_s": 60.0})
+    monkeypatch.setattr(cluster, "knobs", knobs)
+    monkeypatch.setattr(cluster, "folder", Path(tempfile.mkdtemp(dir=cluster.folder)))
+    return cluster.folder
+
+
+def test_a_deadlock_with_a_pulse_shows_its_stacks_and_the_wait_goes_on(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Would catch a deadlock that nobody hears of before the collective limit, a watchdog that kills it, one that fills the
+    screen, and stacks of an earlier session that are written over."""
+    worker, limit = engine(cluster), 2.0
+    folder = impatient(cluster, monkeypatch, limit)
+    for number in range(20):
+        (folder / f"engine_0_{number}.stacks").write_text("of an earlier session")
+    earlier = set(folder.iterdir())
+    told: list[str] = []
+    looks: list[int] = []
+    monkeypatch.setattr(cluster, "note", told.append)
+    feel = cluster._feel
+
+    def feel_and_let_go(worker: Worker) -> None:
+        feel(worker)
+        looks.append(len(told))
+        if looks.count(1) == 4 or len(told) > 1:  # some time after it was told once
+            (tmp_path / "go").touch()
+
+    monkeypatch.setattr(cluster, "_feel", feel_and_let_go)
+    hung = cluster.call(worker, "hang", str(tmp_path / "go"))
+    queued = cluster.call(worker, "add", 1)
+    start = time.monotonic()
+    assert cluster.results([hung, queued]) == ["let go", 1]
+    waited = time.monotonic() - start
+    assert len(told) >= 1 and waited >= limit * 2 ** (len(told) - 1)  # so once, unless the machine stood still
+    written = sorted(set(folder.iterdir()) - earlier)
+    assert len(written) == len(told) and all(path.name in line for path, line in zip(written, told, strict=True))
+    assert told[0].startswith("engine 0: no call has ended for") and str(folder) in told[0]
+    assert "waits_for_what_does_not_come" not in told[0]
+    text = written[0].read_text()
+    assert worker.where is not None and f"process {worker.where.pid} on " in text and text.startswith("engine 0, after")
+    assert "in waits_for_what_does_not_come" in text and "most recent call first" in text
+    assert {path.read_text() for path in earlier} == {"of an earlier session"}
+    assert not worker.lost and cluster.results([cluster.call(worker, "add", 2)]) == [2]
+    cluster.kill(worker)
+
+
+def test_a_wait_that_goes_on_is_told_again_without_those_that_cannot_answer(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Would catch one look at a step that is long and hangs later, the first look's file written over by the second, a stopped
+    worker that is waited for, and files that cannot be written that end the run."""
+    stopped, hung = engine(cluster, 0), engine(cluster, 1)
+    folder = impatient(cluster, monkeypatch, 0.5)
+    assert stopped.where is not None
+    pid = stopped.where.pid
+    told: list[str] = []
+    files: list[str] = []
+
+    def note(text: str) -> None:
+        told.append(text)
+        if len(told) == 2:
+            files.extend(path.name for path in folder.iterdir())
+            os.kill(pid, signal.SIGCONT)
+            (tmp_path / "go").touch()
+
+    monkeypatch.setattr(cluster, "note", note)
+    os.kill(pid, signal.SIGSTOP)
+    calls = [cluster.call(stopped, "add", 2), cluster.call(hung, "hang", str(tmp_path / "go"))]
+    assert cluster.results(calls) == [2, "let go"]
+    assert len(told) >= 2 and all(line.startswith("engine 1: no call has ended") for line in told[:2]), told
+    assert [name.rpartition("_")[0] for name in files] == ["engine_1"] * 2
+    (tmp_path / "go").unlink()
+    shutil.rmtree(folder)  # as a disk that is full: nothing can be written, and the wait is none the worse for it
+    threading.Timer(2.0, (tmp_path / "go").touch).start()
+    assert cluster.results([cluster.call(hung, "hang", str(tmp_path / "go"))]) == ["let go"]
+    for worker in (stopped, hung):
+        cluster.kill(worker)
 
 
 def test_only_this_machine_reaches_the_cluster_and_only_with_the_token(cluster: Cluster) -> None:

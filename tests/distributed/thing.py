@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from pathlib import Path
 
 from lmm_r1.errors import DataError
+
+
+def waits_for_what_does_not_come(path: str) -> None:
+    while not Path(path).exists():
+        time.sleep(0.02)
 
 
 class Thing:
@@ -26,6 +32,11 @@ class Thing:
     def sleep(self, seconds: float) -> str:
         time.sleep(seconds)
         return "slept"
+
+    def hang(self, until: str) -> str:
+        """A deadlock, as seen from outside: it ends when a file is there."""
+        waits_for_what_does_not_come(until)
+        return "let go"
 
     def fault(self) -> None:
         raise DataError("row 3 is broken")

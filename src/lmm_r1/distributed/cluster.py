@@ -1,50 +1,40 @@
-"""A Ray cluster and its workers: started on this machine or joined, watched, and ended without a trace.
+"""The workers of a run, in a Ray cluster: placed, called, watched, and ended.
 
 A worker is one process that holds one object, made there by an importable factory: an engine, or a rank of a trainer. It
 is lost when its process dies, or gives no sign of life for `lost_s` seconds: then its stacks are written to a file and it is
-killed. What becomes of its work is the caller's business; how often one may be started anew is counted here, once for a run.
-Security: a cluster that is started here listens on the loopback address alone, has a token of its own and no dashboard; one
-that is joined must ask for a token. Ray unpickles what it receives, so nobody else may send.
-Leaves out: engines (ray_engine.py) and ranks. Source: design of this project; Ray 2.60.
+killed. One that hangs while its pulse goes on is not lost: when nothing has ended for `stacks_s` seconds its stacks are
+written, and that is told. What becomes of lost work is the caller's business; how often a worker may be started anew is
+counted here, once for a run.
+Leaves out: how the cluster is started, joined and left, and who can reach it (session.py), what runs in a worker (host.py),
+engines (ray_engine.py) and ranks. Source: design of this project; Ray 2.60.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-import re
 import secrets
-import select
 import shutil
 import signal
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import ray
-from ray._private import ray_constants
-from ray._private.ray_logging import stdout_deduplicator
-from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # its stubs are not whole
-from ray.exceptions import AuthenticationError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from lmm_r1.config import Cluster as Knobs
-from lmm_r1.distributed import keeper
 from lmm_r1.distributed.host import STACKS_SIGNAL, Host, Where
 from lmm_r1.distributed.placement import placement
+from lmm_r1.distributed.session import START_LIMIT_S, RaySession, first_line
 from lmm_r1.errors import EngineError, Fault, LmmR1Error, RankLostError
 
-#: Seconds that a cluster, or a worker's process, may take to come up; a busy machine needs half a minute.
-START_LIMIT_S = 180.0
-#: Seconds that a worker gets to write its stacks before it is killed.
+#: Seconds that a worker gets to write or tell its stacks.
 _STACKS_S = 1.0
 #: Seconds that a running cluster gets to make room for the workers: its machines may be joining still.
 _ROOM_S = 300.0
@@ -52,11 +42,6 @@ _ROOM_S = 300.0
 _TELL_S = 10.0
 #: Seconds within which Ray says that a worker died.
 _TOLD_S = 5.0
-#: Share of the machine's memory that Ray's object store may take at most; it takes what is in it.
-_STORE_SHARE = 0.2
-_STORE_LEAST = 100 << 20
-#: Longest folder below which Ray's sockets still have legal names (107 characters).
-_LONGEST_FOLDER = 40
 
 Role = Literal["rank", "engine"]
 
@@ -101,8 +86,9 @@ class Call:
 class Cluster:
     """The workers of one run; one cluster at a time in a process. Use it as a context, or call `close`.
 
-    folder: where stacks of silent workers are written. threads: CPU threads of each worker. gpus: place workers on GPUs.
-    note: told of every worker that is started anew. EngineError when the cluster does not come up or has no room.
+    folder: where stacks of workers are written that are silent or keep us waiting. threads: CPU threads of each worker.
+    gpus: place workers on GPUs. note: told of every worker that is started anew, and of waits that take long.
+    EngineError when the cluster does not come up or has no room.
     """
 
     knobs: Knobs
@@ -111,22 +97,19 @@ class Cluster:
     gpus: bool = False
     note: Callable[[str], None] = lambda text: None
     restarts_left: int = field(init=False)
-    _keeper: subprocess.Popen[str] | None = field(init=False, default=None)
-    _home: Path | None = field(init=False, default=None)  # of a cluster that was started here
+    _session: RaySession = field(init=False)
     _group: Any = field(init=False, default=None)
-    _before: dict[str, str | None] = field(init=False, default_factory=dict)
+    _numbers: Iterator[int] = field(init=False, default_factory=itertools.count)  # of files for stacks
     _workers: list[Worker] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.restarts_left = self.knobs.restarts
         self.placement = placement(self.knobs.layout, self.knobs.ranks, self.knobs.engines, self.gpus)
-        if ray.is_initialized():
-            raise EngineError("this process is in a Ray cluster already")
+        cores = int(sum(bundle["CPU"] for bundle in self.placement.bundles))
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._session = RaySession(self.knobs.address, self.threads, cores, self.gpus)
         try:
-            with _quiet_handlers():
-                self._start() if self.knobs.address == "local" else self._join()
-                self._reserve()
+            self._reserve()
         except BaseException:
             self.close()
             raise
@@ -137,90 +120,15 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # ---- coming and going
-
-    def _start(self) -> None:
-        """A cluster of this machine alone, owned by a keeper process."""
-        if sys.platform != "linux":
-            raise EngineError(Fault('address = "local" needs Linux', field="cluster.address"))
-        self._home = Path(tempfile.mkdtemp(prefix="lmm-r1-"))
-        if len(str(self._home)) > _LONGEST_FOLDER:
-            raise EngineError(Fault("TMPDIR is too long for the names of Ray's sockets", file=tempfile.gettempdir()))
-        token = self._home / "token"
-        with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
-        cores = sum(bundle["CPU"] for bundle in self.placement.bundles)
-        command = [
-            *(
-                sys.executable,
-                "-P",
-                "-m",
-                "ray.scripts.scripts",
-                "start",
-                "--head",
-                "--port=0",
-                "--node-ip-address=127.0.0.1",
-            ),
-            *("--include-dashboard=false", "--dashboard-port=0", "--dashboard-agent-listen-port=0"),
-            *("--min-worker-port=0", "--max-worker-port=0", "--no-monitor", "--include-log-monitor=false"),
-            *("--disable-usage-stats", f"--temp-dir={self._home}", f"--object-store-memory={_store_bytes()}"),
-            *(f"--num-cpus={int(cores)}", *(() if self.gpus else ("--num-gpus=0",))),
-        ]
-        search = os.pathsep.join(part or os.getcwd() for part in sys.path)
-        environment = {
-            **os.environ, **_threads(self.threads), **_loopback(), "PYTHONPATH": search,
-            "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_START_HOOK": f"{keeper.__name__}.{keeper.without_client_server.__name__}",
-            "RAY_enable_metrics_collection": "0", "RAY_worker_niceness": "0", "RAY_prestart_worker_first_driver": "0",
-        }  # fmt: skip
-        environment.pop("RAY_AUTH_TOKEN", None)  # it would win over the file
-        self._keeper = subprocess.Popen(
-            [sys.executable, "-P", keeper.__file__, str(self._home), str(os.getpid()), *command],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, start_new_session=True,
-        )  # fmt: skip
-        self._set({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_AUTH_TOKEN": None})
-        self._connect(self._address())
-
-    def _address(self) -> str:
-        """What the keeper says of the start."""
-        assert self._keeper is not None and self._keeper.stdout is not None
-        said = ""
-        if select.select([self._keeper.stdout], [], [], START_LIMIT_S)[0]:
-            said = self._keeper.stdout.readline().strip()
-        word, _, rest = said.partition(" ")
-        if word != "address":
-            raise EngineError(f"Ray does not start: {rest or f'no answer within {START_LIMIT_S:g} s'}")
-        return rest
-
-    def _join(self) -> None:
-        """A cluster that is running; whoever started it ends it."""
-        self._set({"RAY_AUTH_MODE": "token"})
-        search = os.pathsep.join(part or os.getcwd() for part in sys.path)
-        try:
-            self._connect(self.knobs.address, env_vars=_threads(self.threads) | {"PYTHONPATH": search})
-        except (ConnectionError, AuthenticationError) as error:
-            remedy = "is it running, and is its token in RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token?"
-            raise EngineError(Fault(_first_line(error), field="cluster.address", remedy=remedy)) from error
-
-    def _connect(self, address: str, env_vars: Mapping[str, str] | None = None) -> None:
-        # Ray caches both for the process, and an earlier cluster had another token.
-        Config.initialize("")
-        AuthenticationTokenLoader.instance().reset_cache()
-        stdout_deduplicator.skip_re = re.compile("")  # reports of dead workers: ours name the cause in one line
-        runtime_env = {"env_vars": dict(env_vars)} if env_vars else None
-        local = address.split(":")[0] in ("127.0.0.1", "localhost")
-        with _no_other_address() if local else contextlib.nullcontext():
-            ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env=runtime_env)
-
     def _reserve(self) -> None:
         """Take the bundles of all workers, or say that there is no room."""
         bundles = [dict(bundle) for bundle in self.placement.bundles]
         self._group = placement_group(bundles, strategy="PACK")
-        limit = START_LIMIT_S if self._home is not None else _ROOM_S
+        limit = START_LIMIT_S if self._session.home is not None else _ROOM_S
         if self._group.wait(min(limit, _TELL_S)):
             return
         wanted = f"room for {len(bundles)} times {bundles[0]}"
-        if self._home is None:
+        if self._session.home is None:
             self.note(f"the cluster has no {wanted} yet; waiting for {limit:g} s at most")
         if not self._group.wait(max(0.0, limit - _TELL_S)):
             there = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")}
@@ -229,38 +137,17 @@ class Cluster:
 
     def close(self) -> None:
         """End all workers, and the cluster where it was started here. A second call does nothing."""
-        with _quiet_handlers():
-            if ray.is_initialized():
-                for worker in self._workers:
-                    if not worker.lost:
-                        ray.kill(worker.handle, no_restart=True)
-                if self._group is not None and self._home is None:
-                    remove_placement_group(self._group)
-                ray.shutdown()
+        if ray.is_initialized():
+            for worker in self._workers:
+                if not worker.lost:
+                    ray.kill(worker.handle, no_restart=True)
+            if self._group is not None and self._session.home is None:
+                remove_placement_group(self._group)
+        self._session.leave()
         for worker in self._workers:
             if worker.stacks.is_file() and not worker.stacks.stat().st_size:  # it was never asked for them
                 worker.stacks.unlink()
         self._workers, self._group = [], None
-        if self._keeper is not None:
-            assert self._keeper.stdin is not None and self._keeper.stdout is not None
-            self._keeper.stdin.close()
-            self._keeper.wait()
-            self._keeper.stdout.close()
-            self._keeper = None
-        elif self._home is not None:
-            shutil.rmtree(self._home, ignore_errors=True)
-        self._home = None
-        self._set({})
-
-    def _set(self, changes: Mapping[str, str | None]) -> None:
-        """Change variables of this process's environment, after all earlier changes are taken back."""
-        for name, old in self._before.items():
-            os.environ.pop(name, None) if old is None else os.environ.update({name: old})
-        self._before = {name: os.environ.get(name) for name in changes}
-        for name, new in changes.items():
-            os.environ.pop(name, None) if new is None else os.environ.update({name: new})
-
-    # ---- workers
 
     def start(self, role: Role, index: int, factory: str, arguments: Mapping[str, Any]) -> tuple[Worker, Call]:
         """A worker in its place of the layout, and the call that makes its object."""
@@ -271,7 +158,7 @@ class Cluster:
         """A worker without an object, in its place of the layout."""
         name = f"{role} {index}"
         bundle = (self.placement.rank if role == "rank" else self.placement.engine)[index]
-        stacks = (self._home or self.folder) / f"{role}_{index}_{len(self._workers)}.stacks"
+        stacks = (self._session.home or self.folder) / self._stacks_name(name)
         actor = ray.remote(concurrency_groups={"pulse": 1})(Host).options(
             num_cpus=1,
             num_gpus=self.placement.gpu,
@@ -295,17 +182,20 @@ class Cluster:
     def meeting(self, workers: Sequence[Worker]) -> tuple[str, list[str]]:
         """Where workers can meet (a file, where all are on this machine, else a port of the first one's), and the address of
         each one's machine. WorkerLost when one is gone."""
-        if self._home is not None:
-            return f"file://{self._home / secrets.token_hex(8)}", ["127.0.0.1"] * len(workers)
+        if self._session.home is not None:
+            return f"file://{self._session.home / secrets.token_hex(8)}", ["127.0.0.1"] * len(workers)
         points = self.results([Call(worker, worker.handle.free_address.remote()) for worker in workers])
         host, port = points[0]
         return f"tcp://{host}:{port}", [address for address, _ in points]
 
     def wait(self, calls: Sequence[Call]) -> list[Call]:
-        """Those of some calls that ended, at least one. WorkerLost when a worker of theirs gives no sign of life."""
-        tick = min(1.0, self.knobs.lost_s / 8)
-        watched = {call.worker for call in calls}
+        """Those of some calls that ended, at least one. WorkerLost when a worker of theirs gives no sign of life. The stacks
+        of all of them are written after `stacks_s` seconds, and again whenever the wait is twice as long as then: a
+        deadlock has a pulse, and so has a long step, of which nobody wants to read every minute."""
+        tick = min(1.0, self.knobs.lost_s / 8, self.knobs.stacks_s / 8)
+        watched = list(dict.fromkeys(call.worker for call in calls))
         refs = {call.ref: call for call in calls}
+        since, patience = time.monotonic(), self.knobs.stacks_s
         while True:
             ready, waiting = ray.wait(list(refs), num_returns=1, timeout=tick)
             if ready:
@@ -313,6 +203,35 @@ class Cluster:
                 return [refs[ref] for ref in (*ready, *more)]
             for worker in watched:
                 self._feel(worker)
+            waited = time.monotonic() - since
+            if waited > patience:
+                self._write_stacks(watched, waited)
+                patience = 2 * waited
+
+    def _write_stacks(self, workers: Sequence[Worker], waited: float) -> None:
+        """Write the stacks of workers that keep us waiting, each into a new file, and tell which. Who does not return them at
+        once is left out: it is loading libraries, or its pulse will show what it is."""
+        refs = {worker.handle.stacks.options(concurrency_group="pulse").remote(): worker for worker in workers}
+        written: dict[str, str] = {}
+        for ref in ray.wait(list(refs), num_returns=len(refs), timeout=_STACKS_S)[0]:
+            worker, file = refs[ref], self._stacks_name(refs[ref].name)
+            # A dead worker's own calls say so, and a disk that is full here or there must not end a wait that may be well.
+            with contextlib.suppress(RayError, OSError):
+                text = ray.get(ref)
+                title = f"{worker.name}, after {waited:.0f} s without the end of a call"
+                (self.folder / file).write_text(f"{title}\n{text}", encoding="utf-8")
+                written[worker.name] = file
+        if written:
+            self.note(
+                f"{', '.join(written)}: no call has ended for {waited:.0f} s (cluster.stacks_s); still waiting; stacks in "
+                f"{self.folder}: {', '.join(written.values())}"
+            )
+
+    def _stacks_name(self, worker: str) -> str:
+        """A file name for a worker's stacks that nothing else has, of an earlier session of the run neither."""
+        stem = worker.replace(" ", "_")
+        names = (f"{stem}_{number}.stacks" for number in self._numbers)
+        return next(name for name in names if not (self.folder / name).exists())
 
     def _feel(self, worker: Worker) -> None:
         """Take a worker's pulse. WorkerLost after too long a silence."""
@@ -345,12 +264,12 @@ class Cluster:
             cause = error.cause
             if isinstance(cause, LmmR1Error):
                 raise cause from None
-            raise EngineError(f"{call.worker.name}: {type(cause).__name__}: {_first_line(cause)}") from error
+            raise EngineError(f"{call.worker.name}: {type(cause).__name__}: {first_line(cause)}") from error
         except RayError as error:
             said = self._last_lines(call.worker)
             self.kill(call.worker)
-            why = f"its process died ({_first_line(error)})" + (f"; its last lines: {said}" if said else "")
-            if self._home is None and call.worker.where is None:
+            why = f"its process died ({first_line(error)})" + (f"; its last lines: {said}" if said else "")
+            if self._session.home is None and call.worker.where is None:
                 why += "; a cluster that is joined must ask for the token that we send (RAY_AUTH_MODE=token)"
             raise WorkerLost(call.worker, why) from None
         if isinstance(value, Where):
@@ -421,10 +340,10 @@ class Cluster:
 
     def _last_lines(self, worker: Worker) -> str:
         """The last lines that a worker wrote, where its log is on this machine."""
-        if self._home is None or worker.where is None:
+        if self._session.home is None or worker.where is None:
             return ""
         for kind in ("err", "out"):
-            for path in (self._home / "session_latest" / "logs").glob(f"worker-*-{worker.where.pid}.{kind}"):
+            for path in (self._session.home / "session_latest" / "logs").glob(f"worker-*-{worker.where.pid}.{kind}"):
                 lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip(": ")]
                 lines = [line for line in lines if not line.startswith(":")]  # Ray's own marks
                 if lines:
@@ -432,56 +351,8 @@ class Cluster:
         return ""
 
 
-def _threads(count: int) -> dict[str, str]:
-    """The CPU threads of a worker: a part of what fixes its numbers."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LMM_R1_THREADS")
-    return dict.fromkeys(names, str(count))
-
-
-def _loopback() -> dict[str, str]:
-    """What makes Ray take 127.0.0.1 for its address: on Linux it would otherwise look for one that others can reach."""
-    return {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
-
-
-@contextmanager
-def _no_other_address() -> Iterator[None]:
-    """The same for this process, where Ray read the variable long ago."""
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-@contextmanager
-def _quiet_handlers() -> Iterator[None]:
-    """Keep the handlers of SIGTERM and SIGINT: Ray puts its own in their place, and the run saves itself in ours."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _store_bytes() -> int:
-    """Room of the object store: a share of the memory, within what shared memory has left."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else memory
-    return max(_STORE_LEAST, int(min(_STORE_SHARE * memory, 0.8 * shared)))
-
-
 def _until(true: Callable[[], bool], limit_s: float) -> bool:
     deadline = time.monotonic() + limit_s
     while not (done := true()) and time.monotonic() < deadline:
         time.sleep(0.02)
     return done
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:1])[:300] or type(error).__name__

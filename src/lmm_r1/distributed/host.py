@@ -1,7 +1,8 @@
 """What runs in a worker process: one object, made there by an importable factory, and a pulse beside it.
 
 The pulse is answered by a thread of its own, so a long call is not taken for a dead worker, and a stopped process or one
-whose interpreter hangs is. SIGUSR2 writes the stacks of all threads into a file.
+whose interpreter hangs is. The same thread tells the stacks of all others, which no pulse shows to hang; where it cannot
+answer any more, SIGUSR2 writes them into a file.
 Leaves out: what makes an actor of `Host` (cluster.py) and what the object does.
 """
 
@@ -12,6 +13,7 @@ import gc
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -85,6 +87,15 @@ class Host:
     def pulse(self) -> Where:
         """A sign of life."""
         return Where(get_runtime_context().get_node_id(), os.getpid())
+
+    def stacks(self) -> str:
+        """Process, host, and the stacks of all threads, the most recent call first: file, line and function of 100 calls a
+        thread at most. OSError without a folder for temporary files."""
+        with tempfile.TemporaryFile() as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+            file.seek(0)
+            found = file.read().decode("ascii", errors="backslashreplace")
+        return f"process {os.getpid()} on {socket.gethostname()}\n\n{found}"
 
     def free_address(self) -> tuple[str, int]:
         """(this machine's address in the cluster, a port that was free just now): where ranks may meet."""

@@ -42,6 +42,7 @@ FREE_FIELDS = (
     "cluster.sequence",
     "cluster.offload",
     "cluster.lost_s",
+    "cluster.stacks_s",
     "cluster.restarts",
 )
 
