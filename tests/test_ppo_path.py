@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 import lmm_r1.train as train
 from lmm_r1.build import Workshop
 from lmm_r1.chain import run_recipe
-from lmm_r1.config import Recipe
+from lmm_r1.config import Guards, Recipe
 from lmm_r1.errors import NumericError
 from lmm_r1.recipes import load_recipe
 from lmm_r1.rollout.collect import Collected
@@ -191,6 +192,30 @@ def test_a_policy_that_is_not_its_start_model_stops_the_run() -> None:
     for gap in (1e-3, float("nan")):
         with pytest.raises(NumericError, match="start from the same weights"):
             train.guard_start(*run_with(gap))
+
+
+@pytest.mark.parametrize(("dtype", "knobs", "stops"), [
+    ("float32", {}, (True, True)), ("bfloat16", {}, (False, True)), ("float32", {"max_logprob_gap": 4.0}, (False, True)),
+    ("bfloat16", {"max_logprob_gap": 2.0}, (True, True)), ("bfloat16", {"mean_logprob_gap": 0.2}, (False, False)),
+])  # fmt: skip
+def test_a_sampler_that_is_not_the_policy_stops_the_run(
+    dtype: str, knobs: dict[str, float], stops: tuple[bool, bool]
+) -> None:
+    """Catches an engine with other weights, and a guard that stops every run in bfloat16 for one improbable token."""
+    recipe = SimpleNamespace(model=SimpleNamespace(dtype=dtype), guards=Guards(**knobs))
+    run = SimpleNamespace(name="s", recipe=recipe)
+    old = np.full(401, -1.0, np.float32)
+    trainable = np.arange(401) > 0
+    one_token, all_tokens = old.copy(), old + np.float32(0.1)
+    one_token[[0, 7]] = -9.0, -4.0  # prompts do not count
+    for logprobs, stop in zip((one_token, all_tokens), stops, strict=True):
+        rollout = SimpleNamespace(trainable=trainable, logprobs=logprobs, problem=SimpleNamespace(id="p"))
+        told = pytest.raises(NumericError, match="sampler and trainer differ") if stop else nullcontext()
+        with told:
+            train.guard_logprobs(run, [rollout], [Anchors(old)], 0)
+    rollout = SimpleNamespace(trainable=trainable, logprobs=np.full_like(old, np.nan), problem=SimpleNamespace(id="p"))
+    with pytest.raises(NumericError):
+        train.guard_logprobs(run, [rollout], [Anchors(old)], 0)
 
 
 @pytest.mark.parametrize(("dtype", "name", "bound"), [("float32", "max", 1e-5), ("bfloat16", "mean", 0.05)])

@@ -26,6 +26,7 @@ import ray  # noqa: E402
 from lmm_r1.config import Cluster as Knobs  # noqa: E402
 from lmm_r1.distributed import keeper  # noqa: E402
 from lmm_r1.distributed.cluster import Call, Cluster, Worker, WorkerLost, placement  # noqa: E402
+from lmm_r1.distributed.placement import by_machine  # noqa: E402
 from lmm_r1.errors import DataError, EngineError  # noqa: E402
 from tests.distributed.processes import listening, orphans, still_there, until  # noqa: E402
 from tests.structure.source import ROOT  # noqa: E402
@@ -62,6 +63,11 @@ def test_layouts() -> None:
     assert split.bundles == ({"CPU": 1.0, "GPU": 1.0},) * 5
     assert (split.rank, split.engine, split.gpu) == ((0, 1), (2, 3, 4), 1.0)
     assert placement("split", 1, 1, gpus=False).bundles == ({"CPU": 1.0},) * 2
+
+
+def test_neighbours_are_on_one_machine() -> None:
+    """Would catch ranks that share rows over the network, because Ray numbered its bundles otherwise."""
+    assert by_machine({0: "b", 1: "a", 2: "b", 3: "a"}) == [1, 3, 0, 2]
 
 
 def test_workers_answer_in_order_with_their_own_objects_and_threads(cluster: Cluster) -> None:

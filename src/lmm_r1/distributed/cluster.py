@@ -25,12 +25,12 @@ from typing import Any, Literal
 
 import ray
 from ray.exceptions import RayError, RayTaskError
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from lmm_r1.config import Cluster as Knobs
 from lmm_r1.distributed.host import STACKS_SIGNAL, Host, Where
-from lmm_r1.distributed.placement import placement
+from lmm_r1.distributed.placement import by_machine, placement
 from lmm_r1.distributed.session import START_LIMIT_S, RaySession, first_line
 from lmm_r1.errors import EngineError, Fault, LmmR1Error, RankLostError
 
@@ -99,6 +99,7 @@ class Cluster:
     restarts_left: int = field(init=False)
     _session: RaySession = field(init=False)
     _group: Any = field(init=False, default=None)
+    _order: list[int] = field(init=False, default_factory=list)  # of bundles: neighbours are on one machine
     _numbers: Iterator[int] = field(init=False, default_factory=itertools.count)  # of files for stacks
     _workers: list[Worker] = field(init=False, default_factory=list)
 
@@ -124,6 +125,10 @@ class Cluster:
         """Take the bundles of all workers, or say that there is no room."""
         bundles = [dict(bundle) for bundle in self.placement.bundles]
         self._group = placement_group(bundles, strategy="PACK")
+        self._wait_for_room(bundles)
+        self._order = by_machine(placement_group_table(self._group)["bundles_to_node_id"])
+
+    def _wait_for_room(self, bundles: Sequence[Mapping[str, float]]) -> None:
         limit = START_LIMIT_S if self._session.home is not None else _ROOM_S
         if self._group.wait(min(limit, _TELL_S)):
             return
@@ -157,7 +162,7 @@ class Cluster:
     def place(self, role: Role, index: int) -> Worker:
         """A worker without an object, in its place of the layout."""
         name = f"{role} {index}"
-        bundle = (self.placement.rank if role == "rank" else self.placement.engine)[index]
+        bundle = self._order[(self.placement.rank if role == "rank" else self.placement.engine)[index]]
         stacks = (self._session.home or self.folder) / self._stacks_name(name)
         actor = ray.remote(concurrency_groups={"pulse": 1})(Host).options(
             num_cpus=1,
