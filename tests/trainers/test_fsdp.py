@@ -86,7 +86,6 @@ def compare_steps(folder: Path, cases: Iterable[str], world: int, sequence: int)
             if sample.anchors.ref_logprobs is not None:
                 ref = torch.stack([mine[f"ref.{at}"] for mine in found if f"ref.{at}" in mine]).sum(0)
                 assert float((ref - torch.from_numpy(sample.anchors.ref_logprobs)).abs().max()) < 1e-4
-                assert float((ref - old)[sample.rollout.trainable].abs().max()) > 0.05  # of another policy
         score = torch.from_numpy(owner.score(rollouts[4].token_ids, rollouts[4].images).copy())
         counts = owner.step(samples, algorithm, *weights)
         for mine in found:
