@@ -152,7 +152,7 @@ def test_hardware_changes_the_machine_and_not_the_method(
 @pytest.mark.parametrize("name", ["one_80gb", "one_24gb"])
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.stem)
 def test_one_gpu_trains_adapters(path: Path, name: str) -> None:
-    """Catches a variant for one GPU that would hold two whole models, optimiser states, or a cluster that takes no adapters."""
+    """Catches a variant for one GPU that would hold two whole models, optimiser states, or a cluster that takes no 4-bit weights."""
     full, small = load_recipe(path), load_recipe(path, (), [hardware_file(name)])
     four_bit = name == "one_24gb"
     for stage in small.stage.values():
@@ -222,6 +222,16 @@ def test_overrides_reach_tables_lists_and_bare_words(tmp_path: Path) -> None:
     assert (recipe.seed, recipe.evaluate.sets) == (7, ("text",))
 
 
+def test_ranks_take_adapters_and_no_4_bit_weights(tmp_path: Path) -> None:
+    """Catches a recipe whose 4-bit weights stop a rank after everything has loaded, and adapters that are refused with them."""
+    path = write(tmp_path, SMALL)
+    assert load_recipe(path, ["cluster.address=local", "stage.first.lora={ rank = 4 }"]).stage["first"].lora is not None
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, ["cluster.address=local", "stage.first.lora={ rank = 4, four_bit = true }"])
+    (fault,) = caught.value.faults
+    assert "stage.first.lora.four_bit: 4-bit weights are not sharded" in str(fault) and "set it to false" in str(fault)
+
+
 def test_all_faults_come_at_once_with_line_field_and_near_match(tmp_path: Path) -> None:
     """Catches a recipe that has to be mended one run at a time."""
     text = SMALL.replace("steps = 3", 'stepz = "3"').replace('from = "first"', "from = 5")
@@ -257,6 +267,10 @@ def test_all_faults_come_at_once_with_line_field_and_near_match(tmp_path: Path) 
         ("stage.first.update.freeze=['vision', 'merger', 'language']", "stage.first"),
         (
             "stage.first={ steps = 3, data = [{ domain = 'text' }], lora = {}, update = { freeze = ['language'] } }",
+            "stage.first",
+        ),
+        (
+            "stage.first={ steps = 3, data = [{ domain = 'text' }], lora = {}, update = { reference_reset = 2 } }",
             "stage.first",
         ),
         ("stage.first.critic={ lr = 1e-5 }", "stage.first"),

@@ -132,9 +132,11 @@ class Workshop:
     def model(self, folder: str, lora: Lora | None = None, seed: int = 0) -> Any:
         """The model of a folder, on the run's device; with fresh adapters, drawn from `seed`, where asked.
 
-        With a cluster, devices belong to its workers: the model is then on the CPU, as what is exported in the end.
+        With a cluster, devices and adapters belong to its workers: the model is then a plain one on the CPU, as what is exported
+        in the end.
         """
         knobs = self.recipe.model
+        lora = None if self.recipe.cluster.address else lora
         model = load_model(
             folder,
             dtype=self.dtype,
@@ -230,6 +232,7 @@ class Workshop:
         arguments = {
             "start": _anywhere(folder), "model": self.recipe.model.model_dump(), "stage": stage.model_dump(by_alias=True),
             "exact": exact_sampler(self.recipe, stage), "critic_seed": critic_seed, "device": self.device,
+            "adapters_seed": adapters_seed(self.recipe, name),
             "offload": self.recipe.cluster.offload, "sequence": self.recipe.cluster.sequence,
         }  # fmt: skip
         self._ranks = RayTrainer(self.cluster(), self.images, arguments)
@@ -370,6 +373,11 @@ def stage_run(
         # Drawn and resized pictures are made anew when they come again; those of a data set are files and stay.
         forget_images=lambda needed: shop.forget(kept | set(needed)),
     )
+
+
+def adapters_seed(recipe: Recipe, name: str) -> int:
+    """What a stage's adapters are drawn from."""
+    return seed_of(recipe.seed, name, "adapters") % 2**31
 
 
 def exact_sampler(recipe: Recipe, stage: Stage) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from lmm_r1.build import Workshop, base_folder, device_of, evaluate_with, probes, stage_run
+from lmm_r1.build import Workshop, adapters_seed, base_folder, device_of, evaluate_with, probes, stage_run
 from lmm_r1.check import check_cluster, check_engine, check_extras
 from lmm_r1.config import PLAYERS, Evaluate, Recipe, Stage
 from lmm_r1.data.images import ImageStore
@@ -29,7 +29,6 @@ from lmm_r1.models.load import DTYPES, export_model, fill, resolve_folder
 from lmm_r1.recipes import dump_recipe, system_prompt
 from lmm_r1.reports.page import write_report
 from lmm_r1.rewards.score import make_scorer
-from lmm_r1.rollout.play import seed_of
 from lmm_r1.rollout.weights import TOLERANCES, ScoringTrainer, SyncedEngine
 from lmm_r1.runs.folder import RunFolder, StageFolder
 from lmm_r1.runs.jsonl import fsync_folder, write_json
@@ -164,7 +163,7 @@ def run_stage(shop: Workshop, name: str, results: dict[str, dict[str, SetResult]
     else:
         # The scorer first: a verifier that cannot be imported stops the run before any weights are read.
         with closing(make_scorer(stage.reward)) as scorer:
-            model = shop.model(start, stage.lora, seed_of(recipe.seed, name, "adapters") % 2**31)
+            model = shop.model(start, stage.lora, adapters_seed(recipe, name))
             adapter = shop.adapter(start)
             engine = shop.engine(model.config, adapter, start)
             _trained(

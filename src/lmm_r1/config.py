@@ -463,8 +463,10 @@ class Recipe(Knobs):
             whole = stage.algorithm.name == "gspo" or stage.algorithm.importance_level == "sequence"
             if whole and self.cluster.sequence > 1:
                 raise ValueError(f"stage.{name}.algorithm weighs whole sequences, which cluster.sequence > 1 splits")
-            if stage.lora is not None and self.cluster.address:
-                raise ValueError(f"stage.{name}.lora: adapters are not sharded; train them without cluster.address")
+            if stage.lora is not None and stage.lora.four_bit and self.cluster.address:
+                raise ValueError(
+                    f"stage.{name}.lora.four_bit: 4-bit weights are not sharded; set it to false, or leave out cluster.address"
+                )
             if stage.rollout.max_prompt_tokens + stage.rollout.max_new_tokens > self.engine.max_context:
                 raise ValueError(
                     f"stage.{name}.rollout: max_prompt_tokens + max_new_tokens exceed engine.max_context = {self.engine.max_context}"

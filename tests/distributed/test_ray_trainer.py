@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from lmm_r1.algorithms.named import make_algorithm
-from lmm_r1.config import AlgorithmConfig, Data, Model, Stage, Update
+from lmm_r1.config import AlgorithmConfig, Data, Lora, Model, Stage, Update
 from lmm_r1.config import Cluster as Knobs
 from lmm_r1.data.images import ImageStore
 from lmm_r1.errors import CheckpointError, EngineError, NumericError, RankLostError
@@ -24,6 +24,7 @@ from lmm_r1.evaluation.suites import suite
 from lmm_r1.models.adapters import make_adapter
 from lmm_r1.models.critic import Critic
 from lmm_r1.models.load import load_model
+from lmm_r1.models.lora import add_adapters
 from lmm_r1.models.micro import MICRO_DIR
 from lmm_r1.runs.checkpoint import save_checkpoint
 from lmm_r1.trainers.local import LocalTrainer
@@ -41,6 +42,7 @@ STAGE = Stage(
     algorithm=AlgorithmConfig(name="ppo", kl_coef=0.1, kl_place="loss", kl_estimator="k3"),
     update=Update(lr=1e-4, micro_tokens=400),
 )
+ADAPTED = STAGE.model_copy(update={"lora": Lora(rank=4, alpha=8.0, parts=("vision", "merger", "language"))})
 LOST_S = 15.0
 
 
@@ -56,10 +58,12 @@ def images() -> ImageStore:
 
 
 @contextmanager
-def trainer(cluster: Cluster, images: ImageStore, start: Path = MICRO_DIR) -> Iterator[RayTrainer]:
+def trainer(
+    cluster: Cluster, images: ImageStore, start: Path = MICRO_DIR, stage: Stage = STAGE
+) -> Iterator[RayTrainer]:
     arguments: dict[str, Any] = {
-        "limit_s": 60.0, "start": str(start), "model": Model().model_dump(), "stage": STAGE.model_dump(by_alias=True),
-        "exact": True, "critic_seed": 3, "offload": False, "device": "cpu", "sequence": cluster.knobs.sequence,
+        "limit_s": 60.0, "start": str(start), "model": Model().model_dump(), "stage": stage.model_dump(by_alias=True),
+        "exact": True, "critic_seed": 3, "adapters_seed": 11, "offload": False, "device": "cpu", "sequence": cluster.knobs.sequence,
     }  # fmt: skip
     made = RayTrainer(cluster, images, arguments)
     try:
@@ -68,9 +72,13 @@ def trainer(cluster: Cluster, images: ImageStore, start: Path = MICRO_DIR) -> It
         made.close()
 
 
-def local(images: ImageStore) -> LocalTrainer:
+def local(images: ImageStore, lora: Lora | None = None) -> LocalTrainer:
     """The same trainer in this process."""
     policy, reference, trunk = (load_model(str(MICRO_DIR), dtype="float32", device="cpu") for _ in range(3))
+    if lora is not None:  # as build.py seeds them
+        for network, seed in ((policy, 11), (trunk, 4)):
+            add_adapters(network, rank=lora.rank, alpha=lora.alpha, parts=lora.parts, seed=seed)
+        reference = None
     critic = Critic(trunk.model, policy.config.text_config.hidden_size, 3)
     adapter = make_adapter(str(MICRO_DIR), images, Model())
     return LocalTrainer(policy, reference, adapter, STAGE.update, STAGE.steps, critic=critic)
@@ -148,6 +156,33 @@ def test_ranks_in_workers_train_as_one_process(cluster: Cluster, images: ImageSt
         with pytest.raises(CheckpointError, match="cannot be written"):  # by one rank, for a reason of its own
             many.save(blocked)
         assert step(many, made)[1]["tokens"] > 0  # and the ranks are still there
+
+
+def test_ranks_in_workers_train_the_adapters_of_one_process(
+    cluster: Cluster, images: ImageStore, tmp_path: Path
+) -> None:
+    """Catches adapters of a policy or a critic that are drawn otherwise than in one process, or otherwise on each rank, a
+    reference that is not the start model, and weights or checkpoints that are not those of one process."""
+    pytest.importorskip("peft", reason='adapters need peft: pip install "lmm-r1[lora]"')
+    made, alone = rollouts(images), local(images, ADAPTED.lora)
+    with trainer(cluster, images, stage=ADAPTED) as many:
+        before = weights_of(many)
+        assert before.keys() == weights_of(alone).keys() and not any("lora" in name for name in before)
+        assert all(torch.equal(before[name], tensor) for name, tensor in alone.weights())
+        for first in (True, False):
+            ours, said = step(many, made)
+            theirs, wanted = step(alone, made)
+            for a, b in zip(ours, theirs, strict=True):
+                for name in ("old_logprobs", "ref_logprobs", "values"):
+                    assert float(np.abs(getattr(a.anchors, name) - getattr(b.anchors, name)).max()) < 1e-4, name
+            for name in ("grad_norm", "critic/grad_norm", "loss", "critic/loss", "kl_ref"):
+                assert said[name] == pytest.approx(wanted[name], rel=1e-3, abs=1e-6), name
+            assert first == (wanted["kl_ref"] < 1e-7)  # from the second step on, policy and reference differ
+            saved = save_checkpoint(tmp_path, 1 if first else 2, many.save, {}, 1)
+            alone.load(saved, {"updates": 1 if first else 2})  # the rounding of signs of tiny gradients left behind
+        after = weights_of(many)
+        assert any(not torch.equal(after[name], before[name]) for name in after)
+        assert all(torch.equal(after[name], tensor) for name, tensor in alone.weights())
 
 
 def test_the_rank_that_stopped_says_why(cluster: Cluster, images: ImageStore) -> None:

@@ -82,6 +82,15 @@ def test_shares_of_ranks_add_up() -> None:
     assert 2 * sum(whole.values()) == 16 * shape.parameters  # float32 master, gradient and two moments
 
 
+def test_adapters_on_ranks_are_what_ranks_hold() -> None:
+    """Catches frozen weights that are planned in float32 on ranks, and gradients or moments of them."""
+    shape, stage = shape_of("micro"), stage_of(lora={"rank": 4, "parts": ["vision", "merger", "language"]})
+    part, learned = network(shape, stage, 2, 2), shape.adapters(4, ["vision", "merger", "language"])
+    assert 2 * part["weights"] == 2 * shape.parameters + 4 * learned
+    assert (2 * part["gradients"], 2 * part["optimiser state"]) == (4 * learned, 8 * learned)
+    assert part["master weights"] == 0
+
+
 def test_the_cache_is_the_engines() -> None:
     """Catches a cache that is planned at another size than the embedded engine reserves."""
     recipe = load_recipe(recipes_folder() / "quickstart.toml", ["engine.slots=6", "engine.max_context=600"])

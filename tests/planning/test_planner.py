@@ -143,13 +143,27 @@ def test_knobs_are_put_together_when_none_does_alone() -> None:
     assert found[-1].knob.count("engine.slots") == 1  # its last value alone
 
 
-def test_adapters_learn_on_one_device_while_others_sample() -> None:
-    """Catches a plan of a sharded trainer for adapters, which there is none of, as a remedy too."""
+def test_adapters_are_sharded_and_4_bit_weights_are_not() -> None:
+    """Catches adapters that ranks are planned to hold whole, or not to gather, and remedies that no trainer has."""
     recipe = load_recipe(FRE, ["stage.fre_text.lora={}"])
-    assert plan(recipe, replace(EIGHT, layout="split", engines=7), PACES).stages[0].memory.learn["weights"] > 7e9
+    one, eight, split = (
+        plan(recipe, setting, PACES).stages[0]
+        for setting in (replace(ONE, engine="vllm"), EIGHT, replace(EIGHT, layout="split", engines=7))
+    )
+    assert split.memory.learn["weights"] == one.memory.learn["weights"] > 7e9
+    assert eight.memory.collect["weights"] == pytest.approx(one.memory.collect["weights"] / 8)
+    assert eight.memory.collect["weights"] < eight.memory.learn["weights"] < one.memory.learn["weights"] / 2
+    assert eight.memory.learn["critic"] == pytest.approx(one.memory.learn["critic"] / 8)
     full = load_recipe(FRE, ["engine.slots=4096"])
-    wide = plan(full, replace(EIGHT, gpu=gpu_named("rtx4090-24g")), PACES).stages[0].remedies
-    assert wide and not any("lora" in remedy.knob for remedy in wide)
+    small = replace(EIGHT, gpu=gpu_named("rtx4090-24g"))
+    wide = plan(full, small, PACES).stages[0].remedies
+    assert any("lora" in remedy.knob for remedy in wide) and not any("four_bit" in remedy.knob for remedy in wide)
+    adapted = plan(load_recipe(FRE, ["stage.fre_text.lora={}", "engine.slots=4096"]), small, PACES).stages[0].remedies
+    assert any(remedy.knob.startswith("--gpus") for remedy in adapted)
+    four_bit = load_recipe(FRE, ["stage.fre_text.lora={ four_bit = true }"])
+    assert plan(four_bit, replace(EIGHT, layout="split", engines=7), PACES).stages[0].memory.learn["weights"] < 4e9
+    with pytest.raises(RecipeError, match="4-bit weights are not sharded over 8 ranks"):
+        plan(four_bit, EIGHT, PACES)
 
 
 def test_a_grown_batch_keeps_the_replies() -> None:
@@ -234,7 +248,7 @@ def test_the_command_writes_its_plan(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--assume", "speed=2"], "not an assumption of the plan"),
         (["--set", "model.base=somebody/other"], 'the sizes of "somebody/other" are not known'),
         (["--gpus", "1", "--layout", "split"], "cannot sample while others learn"),
-        (["--set", "stage.fre_text.lora={}"], "adapters are trained on one device, not on 8"),
+        (["--set", "stage.fre_text.lora={ four_bit = true }"], "4-bit weights are not sharded over 8 ranks"),
     ],
 )
 def test_the_command_names_what_is_wrong(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

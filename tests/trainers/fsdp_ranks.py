@@ -1,10 +1,10 @@
-"""What one rank of test_fsdp.py runs: python fsdp_ranks.py RANK WORLD FOLDER JOB. Results go to FOLDER as safetensors."""
+"""What one rank of test_fsdp.py or test_fsdp_lora.py runs: python fsdp_ranks.py RANK WORLD FOLDER JOB. Results go to FOLDER as safetensors."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +23,7 @@ from lmm_r1.algorithms.token_weights import token_mean
 from lmm_r1.config import AlgorithmConfig, Update
 from lmm_r1.errors import NumericError
 from lmm_r1.models.critic import Critic
+from lmm_r1.models.lora import adapter_parameters, add_adapters
 from lmm_r1.seams import Algorithm
 from lmm_r1.trainers.fsdp import FsdpTrainer
 from lmm_r1.trainers.local import LocalTrainer
@@ -33,6 +34,18 @@ CASES = {
     "grpo": (AlgorithmConfig(kl_coef=0.1, entropy_coef=0.01), ""),
     "ppo": (AlgorithmConfig(name="ppo"), "separate"),
     "shared": (AlgorithmConfig(name="ppo"), "shared"),
+}
+#: The same with adapters in these parts of the policy, and of a separate critic.
+ADAPTED: dict[str, tuple[AlgorithmConfig, str, tuple[str, ...]]] = {
+    "grpo_lora": (CASES["grpo"][0], "", ("language",)),
+    "ppo_lora": (AlgorithmConfig(name="ppo", kl_coef=0.1), "separate", ("vision", "merger", "language")),
+    "shared_lora": (CASES["shared"][0], "shared", ("merger", "language")),
+}
+ALL = {name: (*case, ()) for name, case in CASES.items()} | ADAPTED
+#: Settings that spare memory.
+SPARING: dict[str, tuple[str, Mapping[str, object]]] = {
+    "recomputed": ("grpo", {"checkpointing": True}),
+    "frozen": ("grpo", {"freeze": ("vision", "merger")}),
 }
 SETTINGS = Update(lr=1e-3, micro_tokens=60)
 STEPS = 3
@@ -48,18 +61,30 @@ def trainer(
     **update: object,
 ) -> LocalTrainer:
     """The trainer of a case, local or sharded, over the same random networks."""
-    trunk = CASES[case][1]
-    model = random_model(2)
+    _, trunk, lora = ALL[case]
+    model, of_critic = random_model(2), random_model(4)
+    for seed, network in enumerate((model, of_critic) if lora else ()):
+        adapt(network.to(dtype), lora, seed)
     critic = None
     if trunk:
-        critic = Critic(random_model(4).model if trunk == "separate" else None, model.config.text_config.hidden_size, 2)
+        critic = Critic(of_critic.model if trunk == "separate" else None, model.config.text_config.hidden_size, 2)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     settings = SETTINGS.model_copy(update=update)
-    parts = (model, random_model(3).to(dtype), PlainAdapter(random_model(2)), settings, STEPS)
+    reference = None if lora else random_model(3).to(dtype)
+    parts = (model, reference, PlainAdapter(random_model(2)), settings, STEPS)
     if mesh is None:
         return LocalTrainer(*parts, critic=critic)
     return FsdpTrainer(*parts, critic=critic, mesh=mesh, sequence=sequence, dtype=dtype, offload=offload)  # type: ignore[arg-type]
+
+
+def adapt(model: torch.nn.Module, parts: Sequence[str], seed: int) -> None:
+    """Adapters that already say something: at B = 0 matrices A have no gradient, and the policy is its reference."""
+    add_adapters(model, rank=3, alpha=6.0, parts=parts, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in adapter_parameters(model).items():
+        if ".lora_B." in name:
+            parameter.data.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
 def made_rollouts() -> list[Rollout]:
@@ -116,12 +141,14 @@ def everything(samples: list[Sample], rollouts: list[Rollout], mine: slice) -> l
     return out
 
 
-def job_gradient(folder: Path, mesh: object, rank: int, world: int, sequence: int = 1) -> None:
+def job_gradient(
+    folder: Path, mesh: object, rank: int, world: int, sequence: int = 1, cases: Iterable[str] = CASES
+) -> None:
     """Anchors, gradients, norms, weights after a step, and metrics of every case."""
     rollouts = made_rollouts()
     mine = shares(len(rollouts), world // sequence)[rank // sequence]
-    for case, (config, _) in CASES.items():
-        owner, algorithm = trainer(case, mesh, sequence=sequence), make_algorithm(config)
+    for case in cases:
+        owner, algorithm = trainer(case, mesh, sequence=sequence), make_algorithm(ALL[case][0])
         samples = samples_of(owner, rollouts[mine], algorithm, mine.start)
         weights = step_weights(everything(samples, rollouts, mine), algorithm, mine)
         owner.accumulate(samples, algorithm, *weights)
@@ -131,9 +158,14 @@ def job_gradient(folder: Path, mesh: object, rank: int, world: int, sequence: in
         after = {f"after.{n}": whole(p) for n, p in networks(owner).items()}
         streams = {"score": torch.from_numpy(owner.score(rollouts[4].token_ids, rollouts[4].images).copy())}
         olds = {f"old.{i}": torch.from_numpy(s.anchors.old_logprobs.copy()) for i, s in enumerate(samples, mine.start)}
+        refs = {
+            f"ref.{i}": torch.from_numpy(r)
+            for i, s in enumerate(samples, mine.start)
+            if (r := s.anchors.ref_logprobs) is not None
+        }
         norm = {"norm": torch.tensor(counts.same["grad_norm"]), "tokens": torch.tensor(counts.tokens)}
         sums = {f"sum.{n}": torch.tensor(v, dtype=torch.float64) for n, v in (counts.totals | counts.sums).items()}
-        save_file({**grads, **after, **streams, **olds, **norm, **sums}, folder / f"{case}.{rank}.safetensors")
+        save_file({**grads, **after, **streams, **olds, **refs, **norm, **sums}, folder / f"{case}.{rank}.safetensors")
 
 
 def job_shared_rows(folder: Path, mesh: object, rank: int, world: int) -> None:
@@ -141,12 +173,14 @@ def job_shared_rows(folder: Path, mesh: object, rank: int, world: int) -> None:
     job_gradient(folder, mesh, rank, world, 2)
 
 
-def job_checkpointing(folder: Path, mesh: object, rank: int, world: int) -> None:
-    """The gradient with activations recomputed, and with the vision tower frozen."""
+def job_checkpointing(
+    folder: Path, mesh: object, rank: int, world: int, cases: Mapping[str, tuple[str, Mapping[str, object]]] = SPARING
+) -> None:
+    """The gradient with activations recomputed, and with the vision tower frozen. cases: name -> (case, settings)."""
     rollouts = made_rollouts()
     mine = shares(len(rollouts), world)[rank]
-    for name, settings in (("recomputed", {"checkpointing": True}), ("frozen", {"freeze": ("vision", "merger")})):
-        owner, algorithm = trainer("grpo", mesh, **settings), make_algorithm(CASES["grpo"][0])  # type: ignore[arg-type]
+    for name, (case, settings) in cases.items():
+        owner, algorithm = trainer(case, mesh, **settings), make_algorithm(ALL[case][0])  # type: ignore[arg-type]
         samples = samples_of(owner, rollouts[mine], algorithm, mine.start)
         owner._mode(True)
         owner.accumulate(samples, algorithm, *step_weights(everything(samples, rollouts, mine), algorithm, mine))
@@ -154,11 +188,11 @@ def job_checkpointing(folder: Path, mesh: object, rank: int, world: int) -> None
         save_file(grads, folder / f"{name}.{rank}.safetensors")
 
 
-def job_narrow(folder: Path, mesh: object, rank: int, world: int) -> None:
+def job_narrow(folder: Path, mesh: object, rank: int, world: int, case: str = "ppo") -> None:
     """The gradient when layers compute in bfloat16 and shards stay in host memory, of a policy with a separate critic."""
     rollouts = made_rollouts()
     mine = shares(len(rollouts), world)[rank]
-    owner, algorithm = trainer("ppo", mesh, dtype=torch.bfloat16, offload=True), make_algorithm(CASES["ppo"][0])
+    owner, algorithm = trainer(case, mesh, dtype=torch.bfloat16, offload=True), make_algorithm(ALL[case][0])
     samples = samples_of(owner, rollouts[mine], algorithm, mine.start)
     weights = step_weights(everything(samples, rollouts, mine), algorithm, mine)
     owner.accumulate(samples, algorithm, *weights)
@@ -166,16 +200,18 @@ def job_narrow(folder: Path, mesh: object, rank: int, world: int) -> None:
     owner._drop()
     before = {n: whole(p) for n, p in networks(owner).items()}
     owner.step(samples, algorithm, *weights, lr=1e-6)
-    moved = {f"moved.{n}": whole(p) - before[n] for n, p in networks(owner).items()}
+    after = {n: whole(p) for n, p in networks(owner).items()}
+    moved = {f"moved.{n}": tensor - before[n] for n, tensor in after.items()}
     sent = {f"sent.{n}": w for n, w in owner.weights()}
-    save_file({**grads, **moved, **sent}, folder / f"narrow.{rank}.safetensors")
+    trained = {f"after.{n}": tensor for n, tensor in after.items()}
+    save_file({**grads, **moved, **trained, **sent}, folder / f"narrow.{rank}.safetensors")
 
 
-def job_steps(folder: Path, mesh: object, rank: int, world: int) -> None:
+def job_steps(folder: Path, mesh: object, rank: int, world: int, case: str = "ppo") -> None:
     """One step from what FOLDER/start holds (if anything), then a save into FOLDER/saved; the weights after it."""
     rollouts = made_rollouts()
     mine = shares(len(rollouts), world)[rank]
-    owner, algorithm = trainer("ppo", mesh), make_algorithm(CASES["ppo"][0])
+    owner, algorithm = trainer(case, mesh), make_algorithm(ALL[case][0])
     if (folder / "start").exists():
         start = (folder / "start").resolve()
         owner.load(start, json.loads((start.parent / "scalars.json").read_text()))

@@ -9,17 +9,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import torch
-from fsdp_ranks import CASES, made_rollouts, networks, samples_of, step_weights, trainer
+from fsdp_ranks import ALL, CASES, made_rollouts, networks, samples_of, step_weights, trainer
 from safetensors.torch import load_file
 
 from lmm_r1.algorithms.named import make_algorithm
-from lmm_r1.models.lora import add_adapters
 from lmm_r1.runs.checkpoint import _seal
-from lmm_r1.trainers.fsdp import FsdpTrainer
 from lmm_r1.trainers.tally import Counts, metrics_of
 from tests.closeness import relative_of_all
 
@@ -61,24 +60,32 @@ def test_ranks_change_no_number(world: int, job: str, tmp_path: Path) -> None:
     a shared or separate critic that is not reduced, and a norm of one rank's shard. With rows that pairs of ranks share: a token
     that none or both of them trains, keys of one part alone, and features or gradients that stay with one rank."""
     ranks(tmp_path, world, job)
+    compare_steps(tmp_path, CASES, world, 2 if job == "shared_rows" else 1)
+
+
+def compare_steps(folder: Path, cases: Iterable[str], world: int, sequence: int) -> None:
+    """Hold what ranks found (fsdp_ranks.job_gradient), of which so many share their rows, to the local trainer's numbers."""
     rollouts = made_rollouts()
-    for case, (config, _) in CASES.items():
-        owner, algorithm = trainer(case), make_algorithm(config)
+    for case in cases:
+        owner, algorithm = trainer(case), make_algorithm(ALL[case][0])
         samples = samples_of(owner, rollouts, algorithm)
         weights = step_weights(samples, algorithm, slice(None))
         owner.accumulate(samples, algorithm, *weights)
         wanted = {n: p.grad.clone() for n, p in networks(owner).items() if p.grad is not None}
         owner._drop()
-        found = together(tmp_path, case, world)
+        found = together(folder, case, world)
         for rank, mine in enumerate(found):
-            assert wanted.keys() <= mine.keys()
+            assert wanted.keys() == mine.keys() & networks(owner).keys()  # what is frozen has no gradient
             assert relative_of_all({n: mine[n] for n in wanted}, wanted) < 2e-5, (case, rank)
         for at, sample in enumerate(samples):
             said = [mine[f"old.{at}"] for mine in found if f"old.{at}" in mine]
-            assert len(said) == (2 if job == "shared_rows" else 1)
+            assert len(said) == sequence
             old = torch.stack(said).sum(0)  # 0 where the other rank has the token
             assert sum(int((one != 0).sum()) for one in said) == sample.rollout.reply_tokens
             assert float((old - torch.from_numpy(sample.anchors.old_logprobs)).abs().max()) < 1e-4
+            if sample.anchors.ref_logprobs is not None:
+                ref = torch.stack([mine[f"ref.{at}"] for mine in found if f"ref.{at}" in mine]).sum(0)
+                assert float((ref - torch.from_numpy(sample.anchors.ref_logprobs)).abs().max()) < 1e-4
         score = torch.from_numpy(owner.score(rollouts[4].token_ids, rollouts[4].images).copy())
         counts = owner.step(samples, algorithm, *weights)
         for mine in found:
@@ -87,7 +94,7 @@ def test_ranks_change_no_number(world: int, job: str, tmp_path: Path) -> None:
         for name, value in (counts.totals | counts.sums).items():
             total = sum(float(mine.get(f"sum.{name}", torch.tensor(0.0))) for mine in found)
             assert total == pytest.approx(value, rel=2e-4, abs=1e-4), name
-        known = sum(mine["score"] for mine in found[:2]) if job == "shared_rows" else found[0]["score"]
+        known = sum(mine["score"] for mine in found[:sequence])
         assert float((known - score).abs().max()) > 1e-6  # scored after the step, not before
         after = {f"after.{n}": p.detach() for n, p in networks(owner).items()}
         close = {n: found[0][n] for n in after}
@@ -171,14 +178,6 @@ def test_a_fault_on_one_rank_stops_all(tmp_path: Path) -> None:
     ranks(tmp_path, 2, "fault")
     told = [(tmp_path / f"fault.{rank}.txt").read_text() for rank in range(2)]
     assert "another rank" in told[0] and "the weights are unchanged" in told[1]
-
-
-def test_adapters_are_refused() -> None:
-    """Catches a model whose adapters would be sharded and never merged."""
-    owner = trainer("grpo")
-    add_adapters(owner.model, rank=2, alpha=4.0, seed=1)
-    with pytest.raises(ValueError, match="adapters are not sharded"):
-        FsdpTrainer(owner.model, None, owner._adapter, owner._update, 3, mesh=None)  # type: ignore[arg-type]
 
 
 def test_metrics_of_shares_are_those_of_the_whole() -> None:

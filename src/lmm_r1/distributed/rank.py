@@ -28,6 +28,7 @@ from lmm_r1.errors import CheckpointError, Fault
 from lmm_r1.models.adapters import make_adapter
 from lmm_r1.models.critic import Critic
 from lmm_r1.models.load import DTYPES
+from lmm_r1.models.lora import add_adapters
 from lmm_r1.models.stored import StoredModel
 from lmm_r1.trainers.fsdp import FsdpTrainer, agree
 from lmm_r1.trainers.tally import Counts
@@ -52,13 +53,15 @@ class Rank:
         stage: Mapping[str, Any],
         exact: bool,
         critic_seed: int,
+        adapters_seed: int = 0,
         offload: bool,
         sequence: int,
         device: str,
     ) -> None:
         """index of world ranks. meeting, address: see meeting.join; limit_s: of a collective.
 
-        start: the model folder that the stage starts from. model, stage: fields of config.Model and config.Stage.
+        start: the model folder that the stage starts from. model, stage: fields of config.Model and config.Stage. critic_seed,
+        adapters_seed: what the critic's head and the policy's adapters are drawn from, on every rank alike.
         offload, sequence: see FsdpTrainer. exact: whether engine and trainer compute alike (see make_algorithm). device:
         "cpu", or "cuda" = the GPU that this process was given.
         """
@@ -70,16 +73,17 @@ class Rank:
             stage_knobs.algorithm, stage_knobs.update.minibatches, stage_knobs.rollout.max_new_tokens, exact
         )
         mesh = init_device_mesh(device, (world,))
-        # Float32, whatever the dtype of computing: the shards are their own masters. All networks come empty, and each rank
-        # reads its part of their weights alone: together the ranks of a machine would hold many whole models.
         stored, adapter = agree(mesh, lambda: (StoredModel(start), make_adapter(start, self.images, knobs)))
-        policy = stored.empty(gradient_checkpointing=knobs.gradient_checkpointing)
+        policy = _learner(stored, knobs, stage_knobs, adapters_seed)
         critic = None
         if "values" in self._algorithm.needs:
             shared = stage_knobs.critic is not None and stage_knobs.critic.trunk == "shared"
-            trunk = None if shared else stored.empty(gradient_checkpointing=knobs.gradient_checkpointing).model
+            trunk = None if shared else _learner(stored, knobs, stage_knobs, critic_seed + 1).model
             critic = Critic(trunk, policy.config.text_config.hidden_size, critic_seed)
-        reference = stored.empty(knobs.dtype) if "ref" in self._algorithm.needs else None
+        apart = (
+            "ref" in self._algorithm.needs and stage_knobs.lora is None
+        )  # else it is the policy without its adapters
+        reference = stored.empty(knobs.dtype) if apart else None
         self._trainer = FsdpTrainer(
             policy,
             reference,
@@ -169,6 +173,20 @@ class Rank:
     def forget(self, keep: Iterable[str]) -> None:
         """Drop all pictures but these."""
         self.images.forget(keep)
+
+
+def _learner(stored: StoredModel, knobs: Model, stage: Stage, seed: int) -> Any:
+    """A network that learns: in float32, whatever the dtype of computing, for shards are their own masters; or, under
+    adapters drawn from `seed`, in that dtype.
+
+    It comes empty, adapters aside, and each rank reads its part of the weights alone: together the ranks of a machine would
+    hold many whole models.
+    """
+    if stage.lora is None:
+        return stored.empty(gradient_checkpointing=knobs.gradient_checkpointing)
+    network = stored.empty(knobs.dtype, knobs.gradient_checkpointing)
+    add_adapters(network, rank=stage.lora.rank, alpha=stage.lora.alpha, parts=stage.lora.parts, seed=seed)
+    return network
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 The layers are peft's, put in place, so that the model keeps its class and its parts. Whoever wants plain weights (the
 engine, an export, an evaluation) reads `merged_weights`; whoever wants the frozen start model runs the same model in
-`without_adapters`, which saves the memory of a second one. Base weights may be 4-bit (load.load_model, four_bit).
+`without_adapters`, which saves the memory of a second one. Base weights may be 4-bit (load.load_model, four_bit), without
+memory as yet (stored.StoredModel.empty), or sharded.
 Axis legend: O = outputs and I = inputs of a linear layer, r = rank.
 Leaves out: the optimiser (trainers/), peft's own file format, dropout, biases, and several adapters at once.
 Sources: LoRA, arXiv 2106.09685; 4-bit base weights, QLoRA, arXiv 2305.14314; https://github.com/huggingface/peft
@@ -11,7 +12,7 @@ Sources: LoRA, arXiv 2106.09685; 4-bit base weights, QLoRA, arXiv 2305.14314; ht
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,7 +37,8 @@ def add_adapters(model: nn.Module, *, rank: int, alpha: float, parts: Sequence[s
 
     model: a Qwen2_5_VLForConditionalGeneration, its inner model, or a module around one. The correction of a layer is
     alpha / rank * B @ A, with A [r, I] drawn from `seed` alone (PyTorch's global generator stays as it was) and
-    B [O, r] = 0: the model computes what it did before. A and B are float32 when the model is narrower.
+    B [O, r] = 0: the model computes what it did before. A and B are float32 when the model is narrower, and on the CPU
+    when its weights have no memory yet (meta device).
     RecipeError when peft is not installed. ValueError for an unknown part, one without linear layers, a rank below 1,
     an alpha that is not positive, or a model that has adapters already.
     """
@@ -56,6 +58,8 @@ def add_adapters(model: nn.Module, *, rank: int, alpha: float, parts: Sequence[s
             # peft made them in the base's dtype: too narrow for an optimiser's small steps.
             for matrix in (layer.lora_A[_NAME], layer.lora_B[_NAME]):
                 matrix.to(torch.promote_types(matrix.weight.dtype, torch.float32))
+                if matrix.weight.is_meta:
+                    matrix.to_empty(device="cpu")
             a, b = layer.lora_A[_NAME].weight, layer.lora_B[_NAME].weight
             a.copy_(nn.init.kaiming_uniform_(torch.empty(a.shape), a=math.sqrt(5), generator=generator))
             b.zero_()
@@ -74,22 +78,30 @@ def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if _is_adapter(name)}
 
 
-def merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def plain_name(name: str) -> str:
+    """The name that a base weight of an adapted model had before `add_adapters`."""
+    return name.replace(".base_layer.", ".")
+
+
+def merged_weights(
+    model: nn.Module, whole: Callable[[Tensor], Tensor] = lambda tensor: tensor
+) -> Iterator[tuple[str, Tensor]]:
     """The weights of a plain model that computes the same: names, order, shapes and dtypes as if without adapters.
 
     An adapted layer gives W + scale * B @ A, computed in float32 and rounded once to W's dtype; 4-bit weights come in
-    the dtype they were quantised from. Other tensors are the model's own, not copies; tied ones come once.
+    the dtype they were quantised from. Other tensors are the model's own, not copies; tied ones come once. whole: what makes
+    a parameter a plain tensor where it is sharded; asked for W, then for its A and B, in the model's order.
     """
     layers = _adapted(model)
     for name, parameter in model.named_parameters():
         if _is_adapter(name):
             continue
-        owner, _, kind = name.rpartition(".")
-        path = owner.removesuffix(".base_layer")
-        weight = dequantize_bnb_weight(parameter).detach()
+        plain = plain_name(name)
+        path, _, kind = plain.rpartition(".")
+        weight = whole(dequantize_bnb_weight(parameter).detach())
         if path in layers and kind == "weight":
-            weight = (_wide(weight) + _correction(layers[path])).to(weight.dtype)
-        yield f"{path}.{kind}" if path else kind, weight
+            weight = (_wide(weight) + _correction(layers[path], whole)).to(weight.dtype)
+        yield plain, weight
 
 
 @contextmanager
@@ -99,17 +111,21 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
     Not for the middle of a backward pass: gradient checkpointing would compute the forward pass again without them.
     """
     layers = list(_adapted(model).values())
-    off = [layer.disable_adapters for layer in layers]
+    before = [not layer.disable_adapters for layer in layers]
     trained = [(p, p.requires_grad) for p in adapter_parameters(model).values()]
+
+    def switch(on: Sequence[bool]) -> None:
+        for layer, enabled in zip(layers, on, strict=True):
+            layer.enable_adapters(enabled)
+        # peft turns it off and on with the adapters, but sharded ones are looked at once, at the first pass of all.
+        for parameter, requires_grad in trained:
+            parameter.requires_grad_(requires_grad)
+
     try:
-        for layer in layers:
-            layer.enable_adapters(False)
+        switch([False] * len(layers))
         yield
     finally:
-        for layer, was_off in zip(layers, off, strict=True):
-            layer.enable_adapters(not was_off)
-        for parameter, requires_grad in trained:  # peft turns it off and on with the adapters
-            parameter.requires_grad_(requires_grad)
+        switch(before)
 
 
 def _linear_layers(model: nn.Module, parts: Sequence[str]) -> list[str]:
@@ -134,9 +150,9 @@ def _is_adapter(name: str) -> bool:
     return name.endswith((f".lora_A.{_NAME}.weight", f".lora_B.{_NAME}.weight"))
 
 
-def _correction(layer: Any) -> Tensor:
+def _correction(layer: Any, whole: Callable[[Tensor], Tensor]) -> Tensor:
     """scale * B @ A of an adapted layer, [O, I]."""
-    a, b = layer.lora_A[_NAME].weight.detach(), layer.lora_B[_NAME].weight.detach()
+    a, b = whole(layer.lora_A[_NAME].weight.detach()), whole(layer.lora_B[_NAME].weight.detach())
     return layer.scaling[_NAME] * (_wide(b) @ _wide(a))
 
 

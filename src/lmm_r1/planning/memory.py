@@ -1,7 +1,8 @@
 """Bytes on the GPU that has most, part by part, while it samples and while it learns.
 
 A trainer of one process (trainers/local.py) holds weights in the recipe's dtype and float32 masters; of several ranks (FSDP2)
-each holds its share of float32 masters and gathers layers in bfloat16. An engine sleeps while its GPU learns: its cache is
+each holds its share of float32 masters and gathers layers in bfloat16; with adapters its share of the frozen weights in the
+recipe's dtype, and of the adapters in float32. An engine sleeps while its GPU learns: its cache is
 given back, and of vLLM its weights too.
 Formulas in words: docs/scale.md. Leaves out: what the host holds.
 """
@@ -84,12 +85,16 @@ def network(shape: Shape, stage: Stage, ranks: int, width: int) -> Parts:
     return {name: size / ranks for name, size in whole.items()}
 
 
-def gathered(shape: Shape, width: int, ranks: int) -> float:
-    """What FSDP2 holds whole at once: the embedding with its gradient, and two layers with theirs (one is on its way)."""
+def gathered(shape: Shape, stage: Stage, width: int, ranks: int) -> float:
+    """What FSDP2 holds whole at once: the embedding with its gradient, and two layers with theirs (one is on its way). Under
+    adapters these alone have one, and are gathered in float32."""
     if ranks == 1:
         return 0.0
     layer = shape.text.linear / shape.text.layers
-    return (width + FLOAT) * (shape.text.embedding + 2 * layer)
+    if stage.lora is None:
+        return (width + FLOAT) * (shape.text.embedding + 2 * layer)
+    beside = shape.adapters(stage.lora.rank, ["language"]) / shape.text.layers if "language" in stage.lora.parts else 0
+    return width * (shape.text.embedding + 2 * layer) + 2 * FLOAT * 2 * beside
 
 
 def layer_elements(shape: Shape) -> int:
@@ -140,7 +145,7 @@ def memory_of(recipe: Recipe, stage: Stage, shape: Shape, setting: Setting) -> M
     engine = shape.parameters * width
     vllm = setting.engine == "vllm"
     learn = policy | {
-        "weights": policy["weights"] + gathered(shape, width, ranks),  # policy and critic take turns
+        "weights": policy["weights"] + gathered(shape, stage, width, ranks),  # policy and critic take turns
         "activations": activations(shape, load, width, checkpointing),
         "logits": float(LOGITS_AT_ONCE * LOGIT_BYTES),
         "pictures": picture_bytes(shape, load, width, "vision" in trained_parts(stage), checkpointing),

@@ -158,7 +158,8 @@ class Clock:
         rows = load.rows / load.minibatches
         each = math.ceil(rows / ranks)
         computed = each * row_flops / (setting.gpu.flops * assumed.train) * (assumed.imbalance if ranks > 1 else 1.0)
-        fetched = gathers * 2 * self.shape.parameters  # in bfloat16
+        adapters = 0 if self.stage.lora is None else trained(self.shape, self.stage)
+        fetched = gathers * (2 * self.shape.parameters + FLOAT * adapters)  # in bfloat16, adapters in float32
         passes = math.ceil(each / load.micro_rows)
         moved = passes * self._moved(fetched, reduced) if ranks > 1 else 0.0
         stepping = stepped / setting.shards / setting.gpu.bandwidth

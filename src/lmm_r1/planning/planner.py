@@ -83,14 +83,14 @@ class Plan:
 def plan(recipe: Recipe, setting: Setting, assumed: dict[str, Assumptions], price: float | None = None) -> Plan:
     """Predict a run of `recipe`. price: of one GPU for one hour, in any currency.
 
-    RecipeError for a model without known sizes, and for adapters on several ranks, which no trainer has.
+    RecipeError for a model without known sizes, and for 4-bit weights on several ranks, which no trainer has.
     """
     shape = shape_of(recipe.model.base)
-    adapted = [name for name, stage in recipe.stage.items() if stage.lora is not None]
-    if adapted and setting.ranks > 1:
-        what = f"adapters are trained on one device, not on {setting.ranks}"
-        remedy = "--gpus 1, or --layout split with all GPUs but one as --engines"
-        raise RecipeError(Fault(what, field=f"stage.{adapted[0]}.lora", remedy=remedy))
+    four_bit = [name for name, stage in recipe.stage.items() if _four_bit(stage)]
+    if four_bit and setting.ranks > 1:
+        what = f"4-bit weights are not sharded over {setting.ranks} ranks"
+        remedy = "four_bit = false, or --gpus 1"
+        raise RecipeError(Fault(what, field=f"stage.{four_bit[0]}.lora.four_bit", remedy=remedy))
     stages = []
     for name in recipe.order():
         clocks = {pace: Clock(recipe, recipe.stage[name], shape, setting, a) for pace, a in assumed.items()}
@@ -113,6 +113,10 @@ def plan(recipe: Recipe, setting: Setting, assumed: dict[str, Assumptions], pric
     hours = {pace: before[pace] + sum(stage.hours[pace] for stage in stages) for pace in assumed}
     cost = None if price is None else {pace: h * setting.gpus * price for pace, h in hours.items()}
     return Plan(recipe.name, shape, setting, tuple(stages), before, hours, cost)
+
+
+def _four_bit(stage: Stage) -> bool:
+    return stage.lora is not None and stage.lora.four_bit
 
 
 def grown(recipe: Recipe, times: float) -> Recipe:
@@ -198,17 +202,18 @@ def _knobs(
     yield knob("stage.*.algorithm.kl_coef", 0.0)
     yield knob("stage.*.algorithm.name", "reinforce_pp_baseline", drop="critic")
     yield knob("stage.*.critic", {"trunk": "shared"})
-    if setting.ranks == 1:  # adapters are not sharded
-        yield knob("stage.*.lora", {})
+    yield knob("stage.*.lora", {})
+    four_bit = _four_bit(recipe.stage[name])
+    if setting.ranks == 1:  # 4-bit weights are not sharded
         yield knob("stage.*.lora", {"four_bit": True})
-    for times in (2, 4, 8) if recipe.stage[name].lora is None else ():
+    for times in (2, 4, 8) if not four_bit else ():
         more = setting.gpus * times
         # The embedded engine is one process: several GPUs have vLLM's.
         yield (
             f"--gpus = {more}" + " --engine vllm" * (setting.engine == "embedded"),
             _on_machines(gpus=more, engine="vllm"),
         )
-    if setting.layout == "colocated" and setting.gpus > 1 and recipe.stage[name].lora is None:
+    if setting.layout == "colocated" and setting.gpus > 1 and not four_bit:
         yield "--layout = split", _on_machines(layout="split")
 
 

@@ -4,13 +4,15 @@ Every rank calls every method at the same time, each with its own share of the r
 run; whatever reads other weights runs inside the root module's forward pass, which gathers those. Gradients are summed, not
 averaged: the weight of a token is fixed over the whole optimiser step, so ranks cannot change it. Weights are sharded in
 float32, which makes them their own masters; with a narrower dtype layers compute in it, and gradients are summed in float32.
+With adapters (models/lora.py) the frozen weights are sharded in the dtype of computing, which is what makes adapters small, and
+have neither gradients nor moments; adapters are float32, also when they are gathered, as in local.py.
 
 Ranks must run the same layers the same number of times, or they wait for each other for ever. So ranks agree on the number
 of batches and on which of them have pictures; who lacks a batch runs an empty one, who lacks pictures a blank one, and
 neither has tokens, so that their gradients are zeros. A fault on one rank is raised on all.
 Where long replies are shared (`sequence` > 1), neighbouring ranks get the same rollouts and each a part of every row
 (sequence.py); gradients are summed over all ranks as before.
-Leaves out: which rank gets what (distributed/ray_trainer.py), processes, adapters (LoRA), tensor parallelism.
+Leaves out: which rank gets what (distributed/ray_trainer.py), processes, 4-bit weights, tensor parallelism.
 Source: FSDP2, https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
 """
 
@@ -33,12 +35,12 @@ from lmm_r1.config import Critic as CriticConfig
 from lmm_r1.config import Update
 from lmm_r1.errors import CheckpointError, DataError, NumericError
 from lmm_r1.models.critic import Critic
-from lmm_r1.models.lora import has_adapters
+from lmm_r1.models.lora import adapter_parameters, has_adapters, merged_weights, plain_name
 from lmm_r1.models.stored import StoredModel
 from lmm_r1.runs.checkpoint import require_space
 from lmm_r1.seams import ModelAdapter
 from lmm_r1.trainers.collate import Batch
-from lmm_r1.trainers.local import LocalTrainer, scored_stream
+from lmm_r1.trainers.local import LocalTrainer, kept_parameters, scored_stream
 from lmm_r1.trainers.sequence import part_of_batch, share_attention
 from lmm_r1.trainers.shards import read_into, read_parts, stored_names, write_shards
 from lmm_r1.trainers.tally import Counts
@@ -94,6 +96,21 @@ def _device(mesh: DeviceMesh) -> str:
     return "cpu" if mesh.device_type == "cpu" else f"{mesh.device_type}:{torch.cuda.current_device()}"
 
 
+def _whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor gathered, another one as it is. Collective."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _check_frozen(network: nn.Module, dtype: torch.dtype) -> None:
+    """ValueError unless a network has adapters, over weights of `dtype`."""
+    adapters = adapter_parameters(network)
+    if not adapters:
+        raise ValueError("policy and critic must both have adapters, or neither")
+    for name, parameter in network.named_parameters():
+        if name not in adapters and parameter.dtype != dtype:
+            raise ValueError(f"{name} under adapters is {parameter.dtype}, and ranks compute in {dtype}")
+
+
 def _neighbours(mesh: DeviceMesh, count: int) -> dist.ProcessGroup | None:
     """This rank's group of `count` neighbours; None for one alone. Collective. ValueError unless it divides the ranks."""
     if mesh.size() % count:
@@ -125,17 +142,23 @@ class FsdpTrainer(LocalTrainer):
         stored: StoredModel | None = None,
     ) -> None:
         """mesh: of one dimension, all ranks. dtype: of computing, and of the weights that `weights` gives; the networks
-        come in float32 (the reference model may come in `dtype`). offload: keep shards in host memory. sequence: ranks that
+        come in float32 (the reference model may come in `dtype`), or with adapters, all in `dtype` but these. offload: keep shards in host memory. sequence: ranks that
         share a row; it divides the ranks, and each so many neighbours get the same rollouts. stored: fills networks that come
         empty (StoredModel.empty; of a critic the trunk), each rank with its part alone.
 
-        ValueError for a model with adapters. CheckpointError, on all ranks, when one cannot read its part.
+        ValueError for a model or a critic whose weights under adapters have another dtype (4 bits among them), or of which one
+        has adapters and the other none. CheckpointError, on all ranks, when one cannot read its part.
         """
-        if has_adapters(model):
-            raise ValueError("adapters are not sharded: train them on one device")
+        adapted = has_adapters(model)
+        trunks = [model] if critic is None or critic.trunk is None else [model, critic.trunk]
+        if any(has_adapters(trunk) for trunk in trunks):
+            for trunk in trunks:
+                _check_frozen(trunk, dtype)
         self._mesh, self._dtype, self._stored = mesh, dtype, stored
+        # FSDP2 gathers weights of several dtypes together; only those that learn must have one dtype in each group.
+        as_they_are = adapted or dtype == torch.float32
         self._narrow = MixedPrecisionPolicy(
-            param_dtype=None if dtype == torch.float32 else dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+            param_dtype=None if as_they_are else dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
         self._offload = CPUOffloadPolicy(pin_memory=mesh.device_type != "cpu") if offload else OffloadPolicy()
         self._roots: dict[int, nn.Module] = {}
@@ -151,9 +174,8 @@ class FsdpTrainer(LocalTrainer):
 
     def weights(self) -> Iterable[tuple[str, Tensor]]:
         """As LocalTrainer's, one whole tensor at a time in the computing dtype. Every rank must walk through all of it."""
-        for name, parameter in self.model.named_parameters():
-            whole = parameter.detach()
-            yield name, (whole.full_tensor() if isinstance(whole, DTensor) else whole).to(self._dtype)
+        for name, tensor in merged_weights(self.model, _whole):  # without adapters: as they are
+            yield name, tensor.to(self._dtype)
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Every rank writes its shards into a folder that all of them see; returns the scalars."""
@@ -184,9 +206,11 @@ class FsdpTrainer(LocalTrainer):
 
     def _kept(self) -> dict[str, dict[str, Tensor]]:
         """{kind: {name: tensor}} of all that a checkpoint holds: the tensors themselves, not copies."""
-        kept = {"model": dict(self.model.named_parameters()), "optimizer": dict(self._policy.live_slots())}
+        kept: dict[str, dict[str, Tensor]] = {
+            "model": dict(kept_parameters(self.model)), "optimizer": dict(self._policy.live_slots()),
+        }  # fmt: skip
         if self.critic is not None and self._value is not None:
-            kept["critic"] = dict(self.critic.named_parameters())
+            kept["critic"] = dict(kept_parameters(self.critic))
             kept["optimizer"] |= {f"critic:{name}": slot for name, slot in self._value.live_slots().items()}
         if self._reference_at and self._reference is not None:
             kept["reference"] = dict(self._reference.named_parameters())
@@ -217,9 +241,9 @@ class FsdpTrainer(LocalTrainer):
         body, prefix = (network.trunk, "model.") if isinstance(network, Critic) else (network, "")
         names = [] if body is None else [name for name, p in body.named_parameters() if p.is_meta]
         home = "cpu" if isinstance(self._offload, CPUOffloadPolicy) else device
-        # As `to_empty`, but without what has its numbers already: buffers, and a critic's head.
+        # As `to_empty`, but without what has its numbers already: buffers, adapters, and a critic's head.
         root._apply(lambda tensor: torch.empty_like(tensor, device=home) if tensor.is_meta else tensor)
-        shards = {} if body is None else {prefix + name: body.get_parameter(name) for name in names}
+        shards = {} if body is None else {prefix + plain_name(name): body.get_parameter(name) for name in names}
         agree(self._mesh, lambda: read_parts(stored, shards))
 
     def _inside(self, network: nn.Module, work: Callable[[], _T]) -> _T:

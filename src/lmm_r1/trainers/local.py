@@ -393,19 +393,19 @@ def _trained(network: nn.Module, freeze: Sequence[str]) -> dict[str, nn.Paramete
     return {n: p for n, p in network.named_parameters() if p.requires_grad}
 
 
-def _saved(network: nn.Module) -> dict[str, nn.Parameter]:
+def kept_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
     """What a checkpoint holds of a network: everything, or, with adapters, what is trained."""
     adapted = has_adapters(network)
     return {n: p for n, p in network.named_parameters() if p.requires_grad or not adapted}
 
 
 def _kept(network: nn.Module, optimiser: Optimiser) -> dict[str, Tensor]:
-    return {n: optimiser.master(n, p).detach().to("cpu", copy=True) for n, p in _saved(network).items()}
+    return {n: optimiser.master(n, p).detach().to("cpu", copy=True) for n, p in kept_parameters(network).items()}
 
 
 def _put_back(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
     """Copy saved tensors into a network. CheckpointError when names or shapes do not fit."""
-    named = _saved(network)
+    named = kept_parameters(network)
     if tensors.keys() != named.keys():
         odd = sorted(tensors.keys() ^ named.keys())
         raise CheckpointError(f"the checkpoint's weights are not this {what}'s: {', '.join(odd[:3])} differ")
