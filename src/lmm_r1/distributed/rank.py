@@ -67,6 +67,8 @@ class Rank:
         """
         knobs, stage_knobs = Model(**model), Stage.model_validate(stage)
         backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
+        if device != "cpu":
+            torch.cuda.set_device(0)  # the one that this process was given, whatever LOCAL_RANK says
         join(backend, meeting, address, index, world, timedelta(seconds=limit_s))
         self.images = ImageStore()
         self._algorithm = make_algorithm(
@@ -130,11 +132,12 @@ class Rank:
 
     def weights(self) -> Shipment | None:
         """The policy's weights in shared memory, from the first rank; the others help to gather them."""
-        if self._index == 0:
-            return ship(self._trainer.weights())
-        for _ in self._trainer.weights():
-            pass
-        return None
+        with _returned():
+            if self._index == 0:
+                return ship(self._trainer.weights())
+            for _ in self._trainer.weights():
+                pass
+            return None
 
     def open_way(self, settings: Mapping[str, Any] | None) -> None:
         """Meet the engines that this rank sends weights to. settings: of Way; None where another rank does."""
@@ -164,11 +167,13 @@ class Rank:
 
     def save(self, folder: str) -> dict[str, Any]:
         """FsdpTrainer.save."""
-        return self._trainer.save(_seen(folder))
+        with _returned():
+            return self._trainer.save(_seen(folder))
 
     def load(self, folder: str, scalars: Mapping[str, Any]) -> None:
         """FsdpTrainer.load."""
-        self._trainer.load(_seen(folder), scalars)
+        with _returned():
+            self._trainer.load(_seen(folder), scalars)
 
     def forget(self, keep: Iterable[str]) -> None:
         """Drop all pictures but these."""
@@ -191,10 +196,13 @@ def _learner(stored: StoredModel, knobs: Model, stage: Stage, seed: int) -> Any:
 
 @contextmanager
 def _returned() -> Iterator[None]:
-    """Give a GPU's memory back after some work: an engine on the same one wakes up next."""
-    yield
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    """Give a GPU's memory back after some work, whatever became of it: an engine on the same one wakes up next."""
+    try:
+        yield
+    finally:
+        if torch.cuda.is_initialized():
+            torch.cuda.ipc_collect()  # what other processes mapped, and let go of meanwhile
+            torch.cuda.empty_cache()
 
 
 def _seen(folder: str) -> Path:

@@ -174,7 +174,13 @@ class FsdpTrainer(LocalTrainer):
 
     def weights(self) -> Iterable[tuple[str, Tensor]]:
         """As LocalTrainer's, one whole tensor at a time in the computing dtype. Every rank must walk through all of it."""
-        for name, tensor in merged_weights(self.model, _whole):  # without adapters: as they are
+        narrow = None if has_adapters(self.model) else self._dtype  # adapters are merged first, in float32
+
+        def whole(tensor: Tensor) -> Tensor:
+            # On the device, and narrow, before it is gathered: offloaded shards would go through the host, and twice as wide.
+            return _whole(tensor.to(self._device, narrow))
+
+        for name, tensor in merged_weights(self.model, whole):  # without adapters: as they are
             yield name, tensor.to(self._dtype)
 
     def save(self, folder: Path) -> dict[str, Any]:
