@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ import torch
 
 from lmm_r1.rollout.weights import lanes_digest
 from tests.distributed.processes import orphans
+from tests.members import run_members
 
-ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = Path(__file__).with_name("way_ends.py")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="interfaces and shared memory are those of Linux")
 
 
@@ -23,19 +23,11 @@ def ends(tmp_path: Path, members: int, kind: str, fault: str = "") -> list[dict[
     """What each end says; {} of one that died."""
     before = set(os.listdir("/dev/shm"))
     meeting = f"file://{tmp_path / 'meeting'}"
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.distributed.way_ends", str(index), str(members), meeting, kind, fault],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for index in range(members)
-    ]  # fmt: skip
+    arguments = [(str(index), str(members), meeting, kind, fault) for index in range(members)]
     found = []
-    for process in started:
-        out, err = process.communicate(timeout=120)
-        assert process.returncode in (0, -9), err
-        found.append(json.loads(out) if process.returncode == 0 else {})
+    for code, output in run_members(PROGRAM, arguments, tmp_path, limit_s=120.0):
+        assert code in (0, -9), output
+        found.append(json.loads(output.splitlines()[-1]) if code == 0 else {})
     assert not orphans(before), "shared memory is left"
     return found
 

@@ -6,9 +6,6 @@ Ranks are processes on this machine that talk over gloo (fsdp_ranks.py).
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,33 +18,16 @@ from lmm_r1.algorithms.named import make_algorithm
 from lmm_r1.runs.checkpoint import _seal
 from lmm_r1.trainers.tally import Counts, metrics_of
 from tests.closeness import relative_of_all
+from tests.members import run_members
 
 HERE = Path(__file__).parent
 
 
 def ranks(folder: Path, world: int, job: str, limit_s: float = 180.0, script: str = "fsdp_ranks.py") -> None:
     """Run a script's job on so many ranks; AssertionError with their output when one fails."""
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    command = [sys.executable, str(HERE / script)]
-    running = [
-        subprocess.Popen(
-            [*command, str(rank), str(world), str(folder), job],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(world)
-    ]  # fmt: skip
-    try:
-        outputs = [process.communicate(timeout=limit_s)[0] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    for process, output in zip(running, outputs, strict=True):
-        assert process.returncode == 0, output[-4000:]
+    arguments = [(str(rank), str(world), str(folder), job) for rank in range(world)]
+    for code, output in run_members(HERE / script, arguments, folder, limit_s):
+        assert code == 0, output[-4000:]
 
 
 def together(folder: Path, name: str, world: int) -> list[dict[str, torch.Tensor]]:
