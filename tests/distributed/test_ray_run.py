@@ -34,14 +34,13 @@ def rollouts(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-@pytest.mark.parametrize("weights", ["store", "shared"])
-def test_a_run_whose_ranks_train_adapters_is_the_run_of_one_process(tmp_path: Path, weights: str) -> None:
+def test_a_run_whose_ranks_train_adapters_is_the_run_of_one_process(tmp_path: Path) -> None:
     """Would catch a stage whose adapters do not reach the ranks, or of other numbers than in one process, engines that are sent
     the start model, and an export that holds adapters or misses what they learned."""
     pytest.importorskip("peft", reason='adapters need peft: pip install "lmm-r1[lora]"')
     _, path = tiny_recipe(tmp_path, steps=2, algorithm="ppo")
     lora = [f"stage.{name}.lora={{ rank = 4, parts = ['vision', 'language'] }}" for name in ("first", "second")]
-    runs = {"one": SHORT, "ray": (*SHORT, *CLUSTER, "cluster.ranks=2", f"cluster.weights={weights}")}
+    runs = {"one": SHORT, "ray": (*SHORT, *CLUSTER, "cluster.ranks=2", "cluster.weights=shared")}
     for name, overrides in runs.items():
         run_recipe(load_recipe(path, (*overrides, *lora)), path, tmp_path / name, live=LiveView())
     for stage in ("first", "second"):
