@@ -10,13 +10,14 @@ import multiprocessing
 import os
 import runpy
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 _FORKED = multiprocessing.get_context("forkserver") if sys.platform == "linux" else multiprocessing.get_context("spawn")
 if sys.platform == "linux":
     _FORKED.set_forkserver_preload(["torch", "lmm_r1.trainers.fsdp", "lmm_r1.distributed.way"])
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
 
 def run_members(
@@ -26,13 +27,11 @@ def run_members(
 
     folder: for their outputs. What is still running after `limit_s` is killed, and counts as such.
     """
-    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
-    os.environ.update(_ENVIRONMENT)  # the server starts with the first of all processes, and keeps it
     logs = [folder / f"output.{program.stem}.{number}.txt" for number in range(len(arguments))]
     running = []
     try:
         for given, log in zip(arguments, logs, strict=True):
-            process = _FORKED.Process(target=_member, args=(str(program), list(given), str(log), _ENVIRONMENT))
+            process = _FORKED.Process(target=_member, args=(str(program), list(given), str(log)))
             process.start()
             running.append(process)
         for process in running:
@@ -41,20 +40,16 @@ def run_members(
         for process in running:
             process.kill()
             process.join()
-        for name, old in before.items():
-            os.environ.pop(name) if old is None else os.environ.update({name: old})
     return [(int(process.exitcode or 0), log.read_text()) for process, log in zip(running, logs, strict=True)]
 
 
-def _member(program: str, arguments: list[str], log: str, environment: Mapping[str, str]) -> None:
+def _member(program: str, arguments: list[str], log: str) -> None:
     """What one process runs: the program as if by `python PROGRAM ARGUMENT...`, its output in a file."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-    os.environ.update(environment)
-    import torch
-
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     sys.argv, sys.path[:0] = [program, *arguments], [str(Path(program).parent)]
     try:

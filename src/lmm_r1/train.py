@@ -18,7 +18,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from lmm_r1.config import Recipe, Stage
 from lmm_r1.errors import EngineError, Fault, Interrupted, NumericError
@@ -303,21 +302,19 @@ def learn(
 
 def guard_logprobs(run: StageRun, rollouts: Sequence[Rollout], anchors: Sequence[Anchors], step: int) -> None:
     """Stop when sampler and trainer disagree before the first update: every later ratio would be wrong."""
-    found: list[NDArray[np.float64]] = []
-    worst, where = 0.0, ""
-    for rollout, anchor in zip(rollouts, anchors, strict=True):
-        trained = rollout.trainable
-        found.append(np.abs(rollout.logprobs[trained].astype(np.float64) - anchor.old_logprobs[trained]))
-        gap = float(found[-1].max(initial=0.0))
-        if not gap <= worst:
-            worst, where = gap, rollout.problem.id
+    found = [
+        np.abs(rollout.logprobs.astype(np.float64) - anchor.old_logprobs)[rollout.trainable]
+        for rollout, anchor in zip(rollouts, anchors, strict=True)
+    ]
     knobs, usual = run.recipe.guards, GAP_BOUNDS[run.recipe.model.dtype]
     bound = Bound(knobs.mean_logprob_gap or usual.mean, knobs.max_logprob_gap or usual.largest)
     gaps = np.concatenate(found)
     if len(gaps) and bound.broken_by(gaps):
+        worst = rollouts[int(np.argmax([gap.max(initial=0.0) for gap in found]))]  # a NaN is the largest
         raise NumericError(
             Fault(
-                f"step {step + 1} of {run.name}: sampler and trainer differ by {worst:.3g} nats on a token of problem {where}, and by "
+                f"step {step + 1} of {run.name}: sampler and trainer differ by {gaps.max():.3g} nats on a token of problem "
+                f"{worst.problem.id}, and by "
                 f"{gaps.mean():.3g} in the mean (guards.max_logprob_gap = {bound.largest:g}, mean_logprob_gap = {bound.mean:g})",
                 remedy="they must run the same weights, pictures, temperature and dtype; the bound may be changed on resume",
             )

@@ -31,8 +31,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from lmm_r1.config import Cluster as Knobs
 from lmm_r1.distributed.host import STACKS_SIGNAL, Host, Where
 from lmm_r1.distributed.placement import by_machine, placement
-from lmm_r1.distributed.session import START_LIMIT_S, RaySession, first_line
-from lmm_r1.errors import EngineError, Fault, LmmR1Error, RankLostError
+from lmm_r1.distributed.session import START_LIMIT_S, RaySession
+from lmm_r1.errors import EngineError, Fault, LmmR1Error, RankLostError, first_line
 
 #: Seconds that a worker gets to write or tell its stacks.
 _STACKS_S = 1.0

@@ -38,7 +38,7 @@ class DirectLink(ProvedLink):
         device: str,
     ) -> None:
         """shared: rank i and engine i are on one device; else all have devices of their own. device: "cpu" or "cuda"."""
-        super().__init__(trainer, engine, probes, temperature, tolerance)
+        super().__init__(trainer, engine, probes, temperature, tolerance, in_place=True)
         self._cluster, self._ranks, self._engines = cluster, trainer, engine
         self._shared, self._device = shared, device
         self._met: list[Worker] = []

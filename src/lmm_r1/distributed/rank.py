@@ -82,10 +82,8 @@ class Rank:
             shared = stage_knobs.critic is not None and stage_knobs.critic.trunk == "shared"
             trunk = None if shared else _learner(stored, knobs, stage_knobs, critic_seed + 1).model
             critic = Critic(trunk, policy.config.text_config.hidden_size, critic_seed)
-        apart = (
-            "ref" in self._algorithm.needs and stage_knobs.lora is None
-        )  # else it is the policy without its adapters
-        reference = stored.empty(knobs.dtype) if apart else None
+        apart = stage_knobs.lora is None  # else the reference is the policy without its adapters
+        reference = stored.empty(knobs.dtype) if apart and "ref" in self._algorithm.needs else None
         self._trainer = FsdpTrainer(
             policy,
             reference,
@@ -141,24 +139,19 @@ class Rank:
 
     def open_way(self, settings: Mapping[str, Any] | None) -> None:
         """Meet the engines that this rank sends weights to. settings: of Way; None where another rank does."""
-        self.close_way()
-        self._way = None if settings is None else Way(**settings)
-
-    def close_way(self) -> None:
-        """Leave the engines."""
         if self._way is not None:
             self._way.close()
-        self._way = None
+        self._way = None if settings is None else Way(**settings)
 
     def send(self) -> str:
         """Send the policy's weights along the way; the digest of what was sent, "" where another rank does."""
         weights = iter(self._trainer.weights())
-        try:
-            with _returned():
+        with _returned():
+            try:
                 return "" if self._way is None else self._way.send(weights)
-        finally:
-            for _ in weights:  # the other ranks gather with this one, whatever became of its way
-                pass
+            finally:
+                for _ in weights:  # the other ranks gather with this one, whatever became of its way
+                    pass
 
     def abandon(self) -> None:
         """End all waits for engines."""

@@ -31,7 +31,7 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 from ray.exceptions import AuthenticationError
 
 from lmm_r1.distributed import keeper
-from lmm_r1.errors import EngineError, Fault
+from lmm_r1.errors import EngineError, Fault, first_line
 
 #: Seconds that a cluster, or a worker's process, may take to come up; a busy machine needs half a minute.
 START_LIMIT_S = 180.0
@@ -140,12 +140,6 @@ class RaySession:
         self._before = {name: os.environ.get(name) for name in changes}
         for name, new in changes.items():
             os.environ.pop(name, None) if new is None else os.environ.update({name: new})
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says first, shortened; its type where it says nothing. Ray's errors go on for pages."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:1])[:300] or type(error).__name__
 
 
 def _connect(address: str, env_vars: Mapping[str, str] | None = None) -> None:

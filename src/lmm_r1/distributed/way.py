@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lmm_r1.distributed.meeting import meet
-from lmm_r1.errors import EngineError
+from lmm_r1.errors import EngineError, first_line
 from lmm_r1.rollout.parcels import PARCEL, Packed, Parcel, SharedFile, map_file, parcels, unpacked
 from lmm_r1.rollout.weights import digest_of_lines, weight_line
 
@@ -195,14 +195,12 @@ class Way:
         except BaseException as error:
             self.close()
             if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
-                raise EngineError(f"the device failed in a transfer: {_line(error)}") from error
+                raise EngineError(f"the device failed in a transfer: {first_line(error)}") from error
             if isinstance(error, RuntimeError) and not isinstance(error, EngineError):
-                raise WayClosedError(f"another process left in the middle of a transfer: {_line(error)}") from error
+                raise WayClosedError(
+                    f"another process left in the middle of a transfer: {first_line(error)}"
+                ) from error
             raise
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def _nccl(store: dist.Store, index: int, members: int, limit: timedelta) -> Any:

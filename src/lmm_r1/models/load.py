@@ -32,7 +32,7 @@ from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 from transformers.utils import is_accelerate_available, is_bitsandbytes_available
 from transformers.utils import logging as transformers_logging
 
-from lmm_r1.errors import CheckpointError, Fault
+from lmm_r1.errors import CheckpointError, Fault, first_line
 from lmm_r1.models.lora import has_adapters, merged_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -255,9 +255,3 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__

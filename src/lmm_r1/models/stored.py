@@ -24,8 +24,8 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from lmm_r1.errors import CheckpointError, Fault
-from lmm_r1.models.load import DTYPES, checked_folder, first_line
+from lmm_r1.errors import CheckpointError, Fault, first_line
+from lmm_r1.models.load import DTYPES, checked_folder
 
 #: Rows of two tensors that are compared at a time.
 _ROWS = 4096

@@ -131,12 +131,15 @@ class ProvedLink:
         probes: Sequence[Probe],
         temperature: float = 1.0,
         tolerance: Bound | None = None,
+        in_place: bool = False,
     ) -> None:
-        """`temperature`: the trainer's. `tolerance`: None takes TOLERANCES of the engine's dtype."""
+        """`temperature`: the trainer's. `tolerance`: None takes TOLERANCES of the engine's dtype. in_place: weights stay on the
+        devices where they are, and are proved there."""
         if not probes:
             raise ValueError("a weight link needs at least one probe")
         self._trainer, self._engine, self._probes, self._temperature = trainer, engine, tuple(probes), temperature
         self._tolerance = TOLERANCES[engine.dtype] if tolerance is None else tolerance
+        self._in_place = in_place
 
     def transfer(self) -> tuple[str, str]:
         """Move the trainer's weights into the engine, under its old version; digests of (what was sent, what arrived)."""
@@ -173,19 +176,6 @@ class ProvedLink:
 
 class LocalLink(ProvedLink):
     """The weights go through this process: its trainer's and its engine's, or those of a cluster through shared memory."""
-
-    def __init__(
-        self,
-        trainer: ScoringTrainer,
-        engine: ProbedEngine,
-        probes: Sequence[Probe],
-        temperature: float = 1.0,
-        tolerance: Bound | None = None,
-        in_place: bool = False,
-    ) -> None:
-        """in_place: leave weights on the device that trainer and engine share, and prove them there."""
-        super().__init__(trainer, engine, probes, temperature, tolerance)
-        self._in_place = in_place
 
     def transfer(self) -> tuple[str, str]:
         """As ProvedLink's. Every tensor is asked for once: gathering shards costs."""

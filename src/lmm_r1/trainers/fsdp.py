@@ -142,8 +142,9 @@ class FsdpTrainer(LocalTrainer):
         stored: StoredModel | None = None,
     ) -> None:
         """mesh: of one dimension, all ranks. dtype: of computing, and of the weights that `weights` gives; the networks
-        come in float32 (the reference model may come in `dtype`), or with adapters, all in `dtype` but these. offload: keep shards in host memory. sequence: ranks that
-        share a row; it divides the ranks, and each so many neighbours get the same rollouts. stored: fills networks that come
+        come in float32 (the reference model may come in `dtype`), or with adapters, all in `dtype` but these. offload: keep
+        shards in host memory. sequence: ranks that share a row; it divides the ranks, and each so many neighbours get the same
+        rollouts. stored: fills networks that come
         empty (StoredModel.empty; of a critic the trunk), each rank with its part alone.
 
         ValueError for a model or a critic whose weights under adapters have another dtype (4 bits among them), or of which one
@@ -180,8 +181,7 @@ class FsdpTrainer(LocalTrainer):
             # On the device, and narrow, before it is gathered: offloaded shards would go through the host, and twice as wide.
             return _whole(tensor.to(self._device, narrow))
 
-        for name, tensor in merged_weights(self.model, whole):  # without adapters: as they are
-            yield name, tensor.to(self._dtype)
+        return merged_weights(self.model, whole)  # without adapters: as they are
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Every rank writes its shards into a folder that all of them see; returns the scalars."""
