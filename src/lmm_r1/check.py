@@ -8,7 +8,6 @@ Leaves out loading weights. Counting prompt tokens needs an adapter, so the coun
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -24,24 +23,18 @@ from lmm_r1.data.stream import First, ListSource, Source, with_system
 from lmm_r1.data.synthetic.problems import SyntheticSource
 from lmm_r1.envs.games import draw_problem, game, options_of
 from lmm_r1.errors import CheckpointError, DataError, EngineError, Fault, RecipeError
-from lmm_r1.recipes import data_path, load_recipe, system_prompt
+from lmm_r1.models.folder_files import folder_faults, without_text
+from lmm_r1.recipes import PROMPTS, data_path, load_recipe, system_prompt
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.rewards.score import make_scorer
+from lmm_r1.settings import local_folder, settings_notes
 from lmm_r1.types import Problem, Turn
 
 #: count(model, images, problems) -> prompt tokens of each problem, pictures included.
 CountTokens = Callable[[Model, ImageStore, Sequence[Problem]], list[int]]
 
-#: What a Hugging Face folder must hold besides weights: the file, and others that do as well.
-LAYOUT = (
-    ("config.json",),
-    ("tokenizer.json", "vocab.json"),
-    ("tokenizer_config.json",),
-    ("preprocessor_config.json", "processor_config.json"),
-)
 #: Problems of a game that are made to see whether it makes any.
 GAMES_TRIED = 4
-SHIPPED = Path(__file__).parent / "models" / "micro_base"
 
 
 def check(
@@ -50,14 +43,14 @@ def check(
     count: CountTokens | None = None,
     overlays: Sequence[str | Path] = (),
 ) -> dict[str, Any]:
-    """{"ok", "errors": [{file, row, field, message, remedy}], "pending": [the same], "exit_code"}; never raises for a fault.
+    """{"ok", "errors": [{file, row, field, message, remedy}], "pending", "notes": [the same], "exit_code"}; never raises for a fault.
 
     count: None leaves prompt lengths unchecked; it is called only when the model's folder is on this disk.
     """
     try:
         recipe = load_recipe(path, overrides, overlays)
     except RecipeError as error:
-        return _report(list(error.faults), [], error.exit_code)
+        return _report(list(error.faults), [], [], error.exit_code)
     wrong, pending = check_model(recipe.model)
     exit_code = CheckpointError.exit_code if wrong else 0
     here = not wrong and not pending
@@ -76,7 +69,7 @@ def check(
     # The first kind of fault that a run would meet decides the exit code.
     exit_code = exit_code or (RecipeError.exit_code if verifiers_wrong else 0)
     exit_code = exit_code or (DataError.exit_code if rows_wrong else 0)
-    return _report(wrong + verifiers_wrong + rows_wrong, pending, exit_code)
+    return _report(wrong + verifiers_wrong + rows_wrong, pending, model_notes(recipe), exit_code)
 
 
 def check_engine(engine: Engine) -> list[Fault]:
@@ -134,40 +127,35 @@ def check_verifier(stage: str, reward: Reward) -> tuple[list[Fault], list[Fault]
 
 
 def check_model(model: Model) -> tuple[list[Fault], list[Fault]]:
-    """(errors, pending) of the start weights: the layout of a local folder; a hub id is pending."""
-    folder = SHIPPED if model.base == "micro" else Path(model.base).expanduser()
-    if not folder.is_dir():
-        if folder.is_file() or model.base.count("/") != 1 or model.base.startswith((".", "/", "~")):
+    """(errors, pending) of the start weights: what a run would say of a local folder's files; a hub id is pending."""
+    folder = local_folder(model.base)
+    if folder is None:
+        if (
+            Path(model.base).expanduser().is_file()
+            or model.base.count("/") != 1
+            or model.base.startswith((".", "/", "~"))
+        ):
             return [Fault("no such model folder", file=model.base, field="model.base")], []
         remedy = f"fetched from the hub by its first use, or: hf download {model.base} and give that folder"
         return [], [Fault("weights are not a local folder", file=model.base, field="model.base", remedy=remedy)]
-    wrong = [
-        Fault(f"the model folder has no {' or '.join(names)}", file=str(folder), field="model.base")
-        for names in LAYOUT
-        if not any((folder / name).is_file() for name in names)
-    ]
-    wrong += _check_config(folder / "config.json")
+    wrong = [replace(fault, field=fault.field or "model.base") for fault in folder_faults(folder)]
     pending = []
     if not any(folder.glob("*.safetensors")):
         pending.append(Fault("the model folder has no *.safetensors", file=str(folder), field="model.base"))
     return wrong, pending
 
 
-def _check_config(path: Path) -> list[Fault]:
-    """Is config.json readable, and of a family that there is an adapter for?"""
-    if not path.is_file():
+def model_notes(recipe: Recipe) -> list[Fault]:
+    """What a person should know of the start weights, though it is no fault."""
+    folder = local_folder(recipe.model.base)
+    if folder is None or folder_faults(folder):
         return []
-    try:
-        family = json.loads(path.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        return [Fault(f"not a model's config: {error}", file=str(path))]
-    if family != "qwen2_5_vl":
-        return [
-            Fault(
-                f'no adapter for the family "{family}"', file=str(path), field="model_type", remedy="known: qwen2_5_vl"
-            )
-        ]
-    return []
+    notes = [Fault(note, file=str(folder), field="model.base") for note in settings_notes(recipe, folder, PROMPTS)]
+    silent = without_text(folder)
+    if silent:
+        what = f"the model can predict {silent} ids that its tokenizer has no text for: they are never sampled"
+        notes.append(Fault(what, file=str(folder), field="model.base"))
+    return notes
 
 
 def _check_stage(
@@ -259,10 +247,13 @@ def _check_lengths(
     ]
 
 
-def _report(errors: Sequence[Fault], pending: Sequence[Fault], exit_code: int) -> dict[str, Any]:
+def _report(
+    errors: Sequence[Fault], pending: Sequence[Fault], notes: Sequence[Fault], exit_code: int
+) -> dict[str, Any]:
     return {
         "ok": not errors,
         "errors": [asdict(fault) for fault in errors],
         "pending": [asdict(fault) for fault in pending],
+        "notes": [asdict(fault) for fault in notes],
         "exit_code": exit_code,
     }

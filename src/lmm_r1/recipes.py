@@ -29,6 +29,7 @@ from lmm_r1.data.synthetic.problems import DOMAINS
 from lmm_r1.envs.games import options_of
 from lmm_r1.errors import Fault, RecipeError
 from lmm_r1.evaluation.suites import SUITES
+from lmm_r1.settings import adopted
 
 #: Built-in prompt profiles; a recipe's [prompts] table adds to them.
 PROMPTS: dict[str, str] = {
@@ -58,7 +59,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), overlays: Seque
     """Read, overlay, override and check a recipe.
 
     overrides: `a.b=c` each; c is a TOML value or a bare word; numbers in the path index lists. They win over overlays, and
-    a later overlay over an earlier one. Raises RecipeError with every fault that was found.
+    a later overlay over an earlier one. What is set nowhere is taken from a start model that says it (settings.adopted). Raises RecipeError with every fault that was found.
     """
     path = Path(path)
     raw, text = _read(path)
@@ -92,7 +93,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), overlays: Seque
         faults.append(Fault(message, file=source[0], row=source[1], field=field, remedy=remedy))
     if faults or recipe is None:
         raise RecipeError(*faults)
-    return recipe
+    return adopted(recipe, PROMPTS)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], str]:

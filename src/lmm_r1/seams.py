@@ -145,7 +145,7 @@ class ModelAdapter(Protocol):
     """
 
     stop_ids: tuple[int, ...]
-    banned_ids: tuple[int, ...]  # media tokens: never sampled, masked in the trainer's logits
+    banned_ids: tuple[int, ...]  # media tokens, ids without text: never sampled, masked in the trainer's logits
     pad_id: int
 
     def encode(self, messages: Sequence[Message]) -> Encoded:

@@ -8,7 +8,7 @@ from tests.structure.source import MODULES, Source, reachable
 
 LAYERS = {
     0: {"types", "config", "errors"},
-    1: {"seams", "drawing"},
+    1: {"seams", "drawing", "disk"},
     2: {"algorithms", "rewards", "envs", "models", "data", "runs"},
     3: {"rollout", "trainers"},
     4: {"evaluation", "distributed"},
@@ -23,6 +23,7 @@ LAYERS = {
         "check",
         "study",
         "playing",
+        "settings",
         "planning",
         "terminal",
         "verbs",
@@ -39,11 +40,13 @@ NO_TORCH = (
     "errors",
     "seams",
     "drawing",
+    "disk",
     "rewards",
     "envs",
     "reports",
     "data",
     "recipes",
+    "settings",
     "check",
     "planning",
 )

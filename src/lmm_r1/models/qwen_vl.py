@@ -9,7 +9,6 @@ Sources: arXiv 2502.13923; chat template and processor files of https://huggingf
 
 from __future__ import annotations
 
-import json
 import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,8 @@ from numpy.typing import NDArray
 from transformers import AutoConfig, PreTrainedTokenizerBase, Qwen2_5_VLConfig
 
 from lmm_r1.config import Model
-from lmm_r1.errors import CheckpointError, DataError, Fault
+from lmm_r1.errors import CheckpointError, DataError, Fault, first_line
+from lmm_r1.models.folder_files import folder_faults, processor_of
 from lmm_r1.models.load import load_tokenizer, resolve_folder
 from lmm_r1.models.pictures import PatchGrid, Pixels, normalisation_table, patches_of, resize, rotary_positions
 from lmm_r1.types import Encoded, Image, Int32, Message, Text
@@ -74,7 +74,10 @@ class QwenVLAdapter:
         if tokenizer.eos_token_id is not None:
             stops.append(int(tokenizer.eos_token_id))
         self.stop_ids = tuple(dict.fromkeys(stops))
-        self.banned_ids = tuple(sorted({vocabulary[t] for t in _MEDIA if t in vocabulary}))
+        # Beside media tokens: ids that have no text, as in heads that are wider than their tokenizer. Sampled, they are invisible
+        # in a reply, and vLLM ends at the turn that repeats them.
+        silent = set(range(model_config.text_config.vocab_size)) - set(vocabulary.values())
+        self.banned_ids = tuple(sorted(silent | {vocabulary[t] for t in _MEDIA if t in vocabulary}))
         pad = tokenizer.pad_token_id
         self.pad_id = int(pad) if pad is not None else self.stop_ids[0]
         controls = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special} | {*_STOPS, *_MEDIA}
@@ -87,15 +90,19 @@ class QwenVLAdapter:
     def from_folder(cls, folder: str | Path, images: PixelStore, model_cfg: Model) -> QwenVLAdapter:
         """The adapter of a model folder or hub id. CheckpointError when a file is missing or broken."""
         path = resolve_folder(folder)
-        tokenizer = load_tokenizer(path, model_cfg.trust_remote_code)
+        faults = folder_faults(path)
+        if faults:
+            raise CheckpointError(*faults)
+        tokenizer, processor = load_tokenizer(path, model_cfg.trust_remote_code), processor_of(path)
         try:
             config = AutoConfig.from_pretrained(path, local_files_only=True)
-            processor = json.loads((path / "preprocessor_config.json").read_text(encoding="utf-8"))
-            mean, std = processor["image_mean"], processor["image_std"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CheckpointError(Fault(f"configuration cannot be read: {line}", file=str(path))) from error
-        return cls(tokenizer, config, images, model_cfg.min_pixels, model_cfg.max_pixels, mean, std)
+            raise CheckpointError(
+                Fault(f"configuration cannot be read: {first_line(error)}", file=str(path))
+            ) from error
+        return cls(
+            tokenizer, config, images, model_cfg.min_pixels, model_cfg.max_pixels, processor.mean, processor.std
+        )  # fmt: skip
 
     def canonical(self, pixels: Pixels) -> Pixels:
         """uint8[H', W', 3]: the picture everybody uses, resized once to whole cells; idempotent. DataError when it is

@@ -178,7 +178,7 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / "lock"
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask, as every file
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -43,7 +43,7 @@ def check(
         check_recipe(recipe, overrides or [], count_tokens, overlays or []) if recipe is not None else check_game(env)
     )
     write_json(json_out, report)
-    for kind, lines in (("error", report["errors"]), ("pending", report["pending"])):
+    for kind, lines in (("error", report["errors"]), ("pending", report["pending"]), ("note", report.get("notes", []))):
         for line in lines:
             typer.echo(one_line(f"{kind}: {Fault(**line)}"), err=kind == "error")
     if not report["ok"]:
