@@ -15,6 +15,7 @@ from lmm_r1.check import check
 from lmm_r1.config import Model
 from lmm_r1.data.images import ImageStore
 from lmm_r1.errors import RecipeError
+from lmm_r1.planning.here import Machine
 from lmm_r1.recipes import load_recipe
 from lmm_r1.rewards.remote import TOKEN_VARIABLE
 from lmm_r1.settings import SHIPPED
@@ -53,18 +54,20 @@ def words(model: Model, images: ImageStore, problems: Sequence[Problem]) -> list
     return [sum(len(p.text.split()) for m in q.messages for p in m.content if isinstance(p, Text)) for q in problems]
 
 
-def test_the_3b_recipe_is_valid_before_anything_is_downloaded() -> None:
-    """Catches a check that calls absent weights and obtainable data wrong, or hides that they are absent."""
+def test_the_3b_recipe_is_valid_before_anything_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a check that calls absent weights, obtainable data or a machine without a device wrong, or hides that they are absent."""
+    monkeypatch.setattr("lmm_r1.check.this_machine", lambda: Machine((), 2**40))
+    monkeypatch.setattr("lmm_r1.check.disk_fault", lambda *_: None)
     report = check(RECIPES / "lmm_r1_3b" / "fre_text.toml")
-    assert report["ok"], report["errors"]
-    assert [p["field"] for p in report["pending"]] == ["model.base", "stage.fre_text.data.0.path"]
+    assert report["ok"] and not report["ready"], report["errors"]
+    assert [p["field"] for p in report["pending"]] == ["model.base", "model.device", "stage.fre_text.data.0.path"]
     assert all(p["remedy"] for p in report["pending"])
 
 
 def test_good_rows_pass(tmp_path: Path) -> None:
     """Catches a check that finds fault with good data."""
     report = check(recipe(tmp_path, [row("a"), row("b")]), count=words)
-    assert report == {"ok": True, "errors": [], "pending": [], "notes": [], "exit_code": 0}
+    assert report == {"ok": True, "ready": True, "errors": [], "pending": [], "notes": [], "exit_code": 0}
 
 
 def test_bad_rows_are_named(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ LAYERS = {
         "difficulty",
         "build_base",
         "recipes",
+        "judging",
+        "stage_checks",
         "check",
         "study",
         "playing",
@@ -47,6 +49,8 @@ NO_TORCH = (
     "data",
     "recipes",
     "settings",
+    "stage_checks",
+    "judging",
     "check",
     "planning",
 )

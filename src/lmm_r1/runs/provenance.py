@@ -7,6 +7,7 @@ credential are hidden, and the home folder is written as "~".
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import re
 import subprocess
@@ -37,6 +38,15 @@ def provenance(command: Sequence[str], recipe_text: str, base: Path | None, thre
         "versions": {"python": platform.python_version(), **installed()},
         "machine": {"system": f"{platform.system()} {platform.machine()}", "cpu": cpu_name()},
     }
+
+
+def threads_of(path: Path) -> int | None:
+    """The CPU threads that a run began with, by its provenance.json; None when that does not say."""
+    try:
+        threads = json.loads(path.read_text(encoding="utf-8"))["threads"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return threads if isinstance(threads, int) else None
 
 
 def installed() -> dict[str, str]:

@@ -40,10 +40,16 @@ def require_prompt(prompt: str) -> None:
         )
 
 
-def use_threads(threads: int | None) -> None:
-    """Fix the CPU threads of this process: a part of what fixes the numbers."""
+def require_threads(threads: int | None) -> int:
+    """How many CPU threads this process is to have. RecipeError when the environment says no number."""
     text = str(threads) if threads is not None else os.environ.get("LMM_R1_THREADS", "2")
     if not text.isdecimal() or int(text) < 1:
         raise RecipeError(Fault(f"must be a whole number of at least 1, not {text!r}", field="LMM_R1_THREADS"))
-    os.environ["LMM_R1_THREADS"] = text
-    loading.work("build").set_threads(int(text))
+    return int(text)
+
+
+def use_threads(threads: int | None) -> None:
+    """Fix the CPU threads of this process: a part of what fixes the numbers."""
+    count = require_threads(threads)
+    os.environ["LMM_R1_THREADS"] = str(count)
+    loading.work("build").set_threads(count)
