@@ -193,7 +193,7 @@ def _check_folder(found: Findings, run: RunFolder, recipe: Recipe, todo: Sequenc
         found.add(error.exit_code, error.faults)
         return
     found.add(RecipeError.exit_code, changed)
-    full = disk_fault(recipe, {name: run.path / name for name in todo}, run.path)
+    full = None if mended else disk_fault(recipe, {name: run.path / name for name in todo}, run.path)
     if full is not None:
         found.add(CheckpointError.exit_code, (), [full])
 
@@ -201,22 +201,29 @@ def _check_folder(found: Findings, run: RunFolder, recipe: Recipe, todo: Sequenc
 def require_model(base: str) -> None:
     """Raise what is wrong with a model that a command is given: a folder's files, or a name that is neither folder nor hub id."""
     found = Findings()
-    wrong, missing = model_faults(Model(base=base))
-    found.add(CheckpointError.exit_code, wrong, missing, 0 if local_folder(base) is None else None)
+    _add_model(found, base)
     found.require()
 
 
-def require_evaluation(base: str, sets: Sequence[str], prompt_faults: Sequence[Fault] = ()) -> None:
-    """Raise what would stop an evaluation, all at once: unknown sets, none at all, the model's folder."""
+def require_evaluation(base: str, sets: Sequence[str], others: Sequence[Fault] = ()) -> None:
+    """Raise what would stop an evaluation, all at once: unknown sets, none at all, the model's folder; and what else was found."""
     found = Findings()
     unknown = [name for name in sets if name not in SUITES]
     asked = [Fault(f'no evaluation set "{name}"', field="--sets", remedy=nearest(name, SUITES)) for name in unknown]
     if not sets:
         asked.append(Fault("names no evaluation set", field="--sets", remedy=f"known: {', '.join(SUITES)}"))
-    found.add(RecipeError.exit_code, [*asked, *prompt_faults])
-    wrong, missing = model_faults(Model(base=base))
-    found.add(CheckpointError.exit_code, wrong, missing, 0 if local_folder(base) is None else None)
+    found.add(RecipeError.exit_code, [*asked, *others])
+    _add_model(found, base)
     found.require()
+
+
+def _add_model(found: Findings, base: str) -> None:
+    """What is wrong with a command's MODEL; a hub id is fetched by whoever loads it."""
+    wrong, missing = (
+        [replace(fault, field="MODEL") if fault.field == "model.base" else fault for fault in faults]
+        for faults in model_faults(Model(base=base))
+    )
+    found.add(CheckpointError.exit_code, wrong, missing, 0 if local_folder(base) is None else None)
 
 
 def model_faults(model: Model) -> tuple[list[Fault], list[Fault]]:

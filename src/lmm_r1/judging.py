@@ -53,6 +53,7 @@ def judge(raw: Mapping[str, Any], profiles: Mapping[str, str]) -> Judged:
     tables: dict[str, Any] = deepcopy(dict(raw))
     faults: dict[Wrong, None] = {}
     mended: set[str] = set()
+    unknown: set[str] = set()  # keys: each may have been meant for any other of its table
     for path in list(_not_finite(tables, ())):
         faults[_dotted(path), "must be a finite number", ""] = None
         mended.add(_dotted(path))
@@ -62,10 +63,11 @@ def judge(raw: Mapping[str, Any], profiles: Mapping[str, str]) -> Judged:
         if recipe is not None:
             faults |= dict.fromkeys(_names(recipe, profiles))
             return Judged(recipe, tuple(faults), frozenset(mended))
+        unknown |= {_dotted(e["loc"]) for e in errors if e["type"] == "extra_forbidden"}
         for error in errors:
             if error["type"] != "missing" or _dotted(error["loc"]) not in mended:
                 found = explain(error, Recipe)
-                faults |= dict.fromkeys(w for w in found if not _follows(error, w[1], mended))
+                faults |= dict.fromkeys(w for w in found if not _follows(error, w[1], mended, unknown))
         changed = [_mend(tables, error, errors, mended) for error in errors]
         if True not in changed:
             break
@@ -74,22 +76,32 @@ def judge(raw: Mapping[str, Any], profiles: Mapping[str, str]) -> Judged:
 
 #: Messages about names of stages, which no mending of values brings about.
 _ABOUT_NAMES = re.compile(r"names no stage|cannot be named|start from each other|compare names")
-#: A table and a field of it in a message, such as update.minibatches or stage.fre_text.
-_MENTION = re.compile(r"\b(stage\.[\w-]+|[a-z_]+(?=\.[a-z_]))")
+#: A field or a stage in a message, such as update.minibatches or stage.fre_text.
+_MENTION = re.compile(r"\b(stage\.[\w-]+(?:\.[a-z_]+)*|[a-z_]+\.[a-z_]+)")
 
 
-def _follows(error: Mapping[str, Any], line: str, mended: Collection[str]) -> bool:
+def _follows(error: Mapping[str, Any], line: str, mended: Collection[str], unknown: Collection[str]) -> bool:
     """Whether values that do not go together may do so only because one of them was mended: no fault of the person's."""
     if error["type"] != "value_error" or not mended or _ABOUT_NAMES.search(line):
         return False
     at = _dotted(error["loc"])
-    below = [m.removeprefix(f"{at}.") for m in mended if not at or m.startswith(f"{at}.")]
+    below = {m.removeprefix(f"{at}."): m in unknown for m in mended if not at or m.startswith(f"{at}.")}
     mentioned = _MENTION.findall(line)
     if at and "data" in at.split("."):
         return bool(below)
     if not mentioned:
         return any(not m.startswith("data.") for m in below)
-    return any(m == table or m.startswith(f"{table}.") for m in below for table in mentioned)
+    for field in mentioned:
+        table = field.rpartition(".")[0]
+        for m, is_unknown in below.items():
+            if (
+                field == m
+                or field.startswith(f"{m}.")
+                or m.startswith(f"{field}.")
+                or (is_unknown and m.startswith(f"{table}."))
+            ):
+                return True
+    return False
 
 
 def _validated(tables: Mapping[str, Any]) -> tuple[Recipe | None, list[Any]]:

@@ -43,7 +43,8 @@ class Findings:
         self, code: int, wrong: Iterable[Fault], pending: Iterable[Fault] = (), pending_code: int | None = None
     ) -> None:
         """Take faults over that a run meets with this exit code; pending ones with theirs, where it is another."""
-        self.wrong += [(fault, code) for fault in wrong]
+        known = {(fault.field, fault.message) for fault, _ in self.wrong}
+        self.wrong += [(fault, code) for fault in wrong if not fault.field or (fault.field, fault.message) not in known]
         self.pending += [(fault, code if pending_code is None else pending_code) for fault in pending]
 
     def report(self) -> dict[str, Any]:
@@ -140,7 +141,8 @@ def _check_game(
     """An own game that breaks its contract, one that makes no problem, or openings that the prompt limit would drop."""
     if data.game not in GAMES:
         if data.game not in tried.games:
-            tried.games[data.game] = [Fault(**fault) for fault in check_game(data.game)["errors"]]
+            # Those without a field: it cannot be made at all, which is told below.
+            tried.games[data.game] = [f for fault in check_game(data.game)["errors"] if (f := Fault(**fault)).field]
         broken = tried.games[data.game]
         if broken:
             remedy = f"docs/games.md; lmm-r1 check --env {data.game} tries it alone"

@@ -35,7 +35,7 @@ from lmm_r1.check import examine
 from lmm_r1.config import Knobs, Recipe
 from lmm_r1.errors import Fault, NumericError, RecipeError
 from lmm_r1.judging import explain
-from lmm_r1.recipes import dump_recipe, load_recipe, read_toml
+from lmm_r1.recipes import dump_recipe, load_recipe, read_recipe, read_toml
 from lmm_r1.reports.studies import HOW, MEASURE, Row, cells_of, effects, read_run, study_page
 from lmm_r1.reports.study_figure import length_curves
 from lmm_r1.runs.folder import RunFolder
@@ -118,7 +118,15 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     """
     file = _read(Path(path))
     base = Path(path).parent / file.base
-    recipe = load_recipe(base, overrides)
+    read = read_recipe(base, overrides)
+    recipe = read.recipe
+    if read.faults or recipe is None:
+        found = Findings()
+        found.add(RecipeError.exit_code, read.faults)
+        if recipe is not None:
+            examine(recipe, base, found, count=prompt_tokens, mended=read.mended)
+        found.require()
+    assert recipe is not None, "a recipe without a fault"
     if file.stage and file.stage not in recipe.stage:
         raise RecipeError(Fault(f'no stage "{file.stage}" in {base}', str(path), field="stage"))
     if not file.stage and len(recipe.stage) > 1:

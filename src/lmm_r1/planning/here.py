@@ -160,9 +160,10 @@ def disk_fault(recipe: Recipe, stages: Mapping[str, Path], out: Path) -> Fault |
         kept = min(saves, recipe.save.keep + 1) * checkpoint_bytes(recipe, stage, shape)  # one more while it is written
         whole = kept + WIDTH[recipe.model.dtype] * shape.parameters
         need += max(0, whole - sum(path.stat().st_size for path in folder.rglob("*.safetensors")))
-    while not out.exists() and out != out.parent:
-        out = out.parent
-    free = shutil.disk_usage(out).free
+    here = out
+    while not here.exists() and here != here.parent:
+        here = here.parent
+    free = shutil.disk_usage(here).free
     if need <= free:
         return None
     what = f"the disk has {free / 1e6:,.0f} MB free, the checkpoints and models of this run need {need / 1e6:,.0f} MB"

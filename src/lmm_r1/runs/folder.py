@@ -237,7 +237,8 @@ class RunFolder:
             yield
         finally:
             fresh = [p for p in _inside(self.path) if p not in before]
-            if all(_is_debris(path) for path in fresh):
+            nothing_made = not self.progress() and not self.results.exists()
+            if nothing_made and all(_is_debris(path) for path in fresh):
                 for path in fresh:
                     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
                 for path in made:

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from lmm_r1.check import require_evaluation, require_model
+from lmm_r1.config import PLAYERS
 from lmm_r1.errors import Fault, RecipeError
 from lmm_r1.recipes import options_from
 from lmm_r1.runs.sanitise import sanitise
@@ -22,6 +24,7 @@ from lmm_r1.verbs.options import (
     Seed,
     Temperature,
     Threads,
+    prompt_faults,
     require_prompt,
     use_threads,
 )
@@ -42,11 +45,12 @@ def evaluate(
     json_out: Json = None,
 ) -> None:
     """Accuracy, format rate and length of a model on held-out sets."""
+    names = [name.strip() for name in sets.split(",") if name.strip()]
+    require_evaluation(model, names, prompt_faults(prompt))
     use_threads(threads)
-    require_prompt(prompt)
     results = loading.work("ask").evaluate_model(
         model,
-        sets=[name.strip() for name in sets.split(",") if name.strip()],
+        sets=names,
         items=items,
         blind=blind,
         prompt=prompt,
@@ -75,6 +79,7 @@ def difficulty(
     json_out: Json = None,
 ) -> None:
     """How often a model solves each row: what a recipe's difficulty, keep_between and order go by."""
+    require_model(model)
     use_threads(threads)
     require_prompt(prompt)
     result = loading.work("difficulty").measure_model(
@@ -107,6 +112,7 @@ def sample(
     json_out: Json = None,
 ) -> None:
     """Ask a model; the JSON holds token ids and log-probs."""
+    require_model(model)
     use_threads(threads)
     result = loading.work("ask").sample_model(
         model,
@@ -143,6 +149,8 @@ def play(
     json_out: Json = None,
 ) -> None:
     """Look on while a model, or a scripted player, plays an episode of a game; --gif films it."""
+    if player not in PLAYERS:
+        require_model(player)
     use_threads(threads)
     require_prompt(prompt)
     found = re.fullmatch(r"([1-9]\d*),(\d+)", memory)

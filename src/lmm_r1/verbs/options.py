@@ -32,12 +32,17 @@ Threads = Annotated[
 ]
 
 
+def prompt_faults(prompt: str) -> list[Fault]:
+    """What is wrong with the name of a prompt profile."""
+    if prompt in PROMPTS:
+        return []
+    return [Fault(f'no prompt profile "{prompt}"', field="--prompt", remedy=f"known: {', '.join(PROMPTS)}")]
+
+
 def require_prompt(prompt: str) -> None:
     """Raise RecipeError unless there is such a prompt profile."""
-    if prompt not in PROMPTS:
-        raise RecipeError(
-            Fault(f'no prompt profile "{prompt}"', field="--prompt", remedy=f"known: {', '.join(PROMPTS)}")
-        )
+    if faults := prompt_faults(prompt):
+        raise RecipeError(*faults)
 
 
 def require_threads(threads: int | None) -> int:
