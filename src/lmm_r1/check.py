@@ -113,10 +113,10 @@ def examine(
     wrong, missing = model_faults(recipe.model)
     fetched = local_folder(recipe.model.base) is None
     found.add(CheckpointError.exit_code, wrong, missing, 0 if fetched else None)
-    here = not wrong and not missing
+    loads = not wrong and not missing
     run = RunFolder(out) if out is not None else None
     todo = [name for name in recipe.wanted(stage) if run is None or not (run.path / name / "model").is_dir()]
-    _needs(found, recipe, recipe_path, todo, mended)
+    here = _needs(found, recipe, recipe_path, todo, mended) and loads
     rows = Findings()  # a run meets these last
     for name in todo:
         _try_verifier(found, name, recipe.stage[name], recipe_path, tried)
@@ -144,8 +144,9 @@ def _try_verifier(found: Findings, name: str, stage: Stage, recipe_path: Path, t
     found.add(RecipeError.exit_code, wrong, missing, EngineError.exit_code)
 
 
-def _needs(found: Findings, recipe: Recipe, path: Path, todo: Sequence[str], mended: frozenset[str]) -> None:
-    """Libraries, the chat template, and what this machine must have."""
+def _needs(found: Findings, recipe: Recipe, path: Path, todo: Sequence[str], mended: frozenset[str]) -> bool:
+    """Libraries, the chat template, and what this machine must have. Returns whether the template can be rendered."""
+    renders = True
     needed = check_cluster(recipe) + check_engine(recipe.engine)
     for name in todo:
         needed += check_extras(name, recipe.stage[name])
@@ -153,8 +154,11 @@ def _needs(found: Findings, recipe: Recipe, path: Path, todo: Sequence[str], men
     folder = local_folder(recipe.model.base)
     if folder is not None and not folder_faults(folder):
         try:
-            opening, template = reply_opening(folder)
+            profiles = [*(recipe.stage[name].prompt for name in todo), recipe.evaluate.prompt]
+            system = next((text for profile in profiles if (text := {**PROMPTS, **recipe.prompts}.get(profile))), "")
+            opening, template = reply_opening(folder, system)
         except CheckpointError as error:
+            renders = False
             found.add(error.exit_code, [replace(fault, field="model.base") for fault in error.faults])
         else:
             found.add(RecipeError.exit_code, format_faults(recipe, todo, opening, template))
@@ -162,6 +166,7 @@ def _needs(found: Findings, recipe: Recipe, path: Path, todo: Sequence[str], men
         wanted = recipe.model_copy(update={"stage": {name: recipe.stage[name] for name in todo}})
         here = [replace(fault, file=str(path)) for fault in missing_here(wanted, this_machine())]
         found.add(RecipeError.exit_code, (), here)
+    return renders
 
 
 def format_faults(recipe: Recipe, stages: Iterable[str], opening: str, template: Path) -> list[Fault]:

@@ -124,7 +124,7 @@ def _mend(tables: dict[str, Any], error: Mapping[str, Any], errors: Sequence[Any
         _at(tables, loc)[error["loc"][-1]] = deepcopy(_STAND_INS[str(error["loc"][-1])])
         return True
     if error["type"] == "value_error" and isinstance(_at(tables, loc), dict):
-        return _mend_table(tables, loc, _weight(errors), mended)
+        return _mend_table(tables, loc, _weight(errors, loc), mended)
     if not loc:
         return False
     mended.add(_dotted(loc))
@@ -154,7 +154,9 @@ def _mend_table(tables: dict[str, Any], loc: tuple[int | str, ...], before: int,
             _at(tried, path[:-1])[path[-1]] = deepcopy(_DATA)
         else:
             _take(tried, path)
-        if _weight(_validated(tried)[1]) < before:
+        after = _validated(tried)[1]
+        # Errors further out may come to light, since a table is judged when all that is in it is right; none may come further in.
+        if _weight(after, loc) < before and not any(len(e["loc"]) > len(loc) for e in after):
             mended.add(_dotted(path))
             tables.clear()
             tables.update(tried)
@@ -162,9 +164,9 @@ def _mend_table(tables: dict[str, Any], loc: tuple[int | str, ...], before: int,
     return False
 
 
-def _weight(errors: Sequence[Mapping[str, Any]]) -> int:
-    """How many faults the errors tell of: a table may tell of several, a line each."""
-    return sum(1 + str(error["msg"]).count("\n") for error in errors)
+def _weight(errors: Sequence[Mapping[str, Any]], loc: tuple[int | str, ...]) -> int:
+    """How many faults the errors tell of a table: an error may tell of several, a line each."""
+    return sum(1 + str(error["msg"]).count("\n") for error in errors if error["loc"] == loc)
 
 
 def _written(tables: Any, loc: Sequence[int | str]) -> tuple[int | str, ...]:

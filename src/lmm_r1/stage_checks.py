@@ -132,7 +132,10 @@ def check_stage(
         if problems and not faults:
             late.add(DataError.exit_code, _check_difficulty(recipe_path, data, at, ListSource(problems, str(path))))
         if count is not None and problems:
-            late.add(DataError.exit_code, _check_lengths(path, recipe, stage, images, problems, count, tried))
+            try:
+                late.add(DataError.exit_code, _check_lengths(path, recipe, stage, images, problems, count, tried))
+            except LmmR1Error as error:  # the tokenizer cannot be loaded, or a picture not be encoded
+                late.add(error.exit_code, error.faults)
 
 
 def _check_game(
@@ -161,9 +164,9 @@ def _check_game(
     try:
         kind, options = game(data.game), options_of(data.game, data.options)
         drawn = [draw_problem(kind, options, "train", 0, index, images.put) for index in range(GAMES_TRIED)]
-    except RecipeError as error:
+        lengths = count(recipe.model, images, [with_system(p, system) for p in drawn]) if count is not None else [0]
+    except LmmR1Error as error:
         return [replace(fault, field=f"{field}.options") for fault in error.faults]
-    lengths = count(recipe.model, images, [with_system(p, system) for p in drawn]) if count is not None else [0]
     if max(lengths) <= limit:
         return []
     what = f"the opening of {data.game} has {max(lengths)} tokens, more than rollout.max_prompt_tokens = {limit}"

@@ -23,10 +23,10 @@ MARK = "<|im_start|>assistant\n"
 TEMPLATE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
 
 
-def reply_opening(folder: Path) -> tuple[str, Path]:
+def reply_opening(folder: Path, system: str = "") -> tuple[str, Path]:
     """(what the template puts after the assistant's mark, the template's file); "" for a template with another mark.
 
-    CheckpointError when the template cannot be read or rendered.
+    system: of the chat that is rendered, where it has one. CheckpointError when the template cannot be read or rendered.
     """
     text, path = _template(folder)
     environment = ImmutableSandboxedEnvironment(
@@ -34,7 +34,8 @@ def reply_opening(folder: Path) -> tuple[str, Path]:
     )
     environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
     environment.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
-    chat = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+    said = [("system", system)] * bool(system) + [("user", "?")]
+    chat = [{"role": role, "content": [{"type": "text", "text": words}]} for role, words in said]
     config = read_object(folder / CONFIG)
     tokens = {name: _token(config.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
     try:
