@@ -290,6 +290,20 @@ def test_a_fault_brings_no_others_about(changes: list[str], fields: list[str], w
     assert [e["field"] for e in check("r.toml", changes)["errors"]] == fields
 
 
+@pytest.mark.parametrize("value", ["-1", '"x"', "[]", "{}", "inf", "{ z = 1 }", "0"])
+def test_check_never_raises(value: str, world: Path) -> None:
+    """Catches a check that dies of what it looks for, and a fault that comes with the exit code of none."""
+    fields = [
+        "model", "model.base", "model.max_pixels", "engine", "engine.kind", "evaluate.sets", "evaluate.prompt", "evaluate.memory",
+        "stage", "stage.first", "stage.first.from", "stage.first.data", "stage.first.data.0", "stage.first.data.0.domain",
+        "stage.later.data.0.path", "stage.later.prompt", "stage.later.rollout", "stage.later.algorithm", "stage.first.critic",
+        "stage.first.algorithm.lam", "stage.first.lora", "stage.later.reward.verifier", "compare", "prompts", "cluster.ranks",
+    ]  # fmt: skip
+    for field in fields:
+        report = check("r.toml", [f"{field}={value}"], lambda _, __, problems: [5] * len(problems), out=world / "run")
+        assert report["ok"] == (report["exit_code"] == 0) == (not report["errors"]), (field, report)
+
+
 def test_memory_over_the_devices_is_told_with_a_knob(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a run that loads for minutes and dies, where the plan knew; on a processor and on a device."""
     recipe = load_recipe(RECIPES / "lmm_r1_3b" / "fre_text.toml")

@@ -64,7 +64,7 @@ def examine_file(
     found.add(RecipeError.exit_code, read.faults)
     if read.recipe is not None:
         folder = out or folder_of(read.recipe)
-        examine(read.recipe, Path(path), found, count=count, out=folder, stage=stage, mended=read.mended)
+        examine(read.recipe, Path(path), found, count=count, out=folder, stage=stage, mended=read.touched)
     return read.recipe, found
 
 

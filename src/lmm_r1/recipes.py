@@ -59,6 +59,11 @@ class Read:
     faults: tuple[Fault, ...]
     mended: frozenset[str] = frozenset()
 
+    @property
+    def touched(self) -> frozenset[str]:
+        """Dotted paths that are not as written, or at fault: nothing that hangs on them can be judged."""
+        return self.mended | {fault.field for fault in self.faults if fault.field}
+
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), overlays: Sequence[str | Path] = ()) -> Recipe:
     """Read, overlay, override and check a recipe. Raises RecipeError with every fault that was found; see `read_recipe`."""

@@ -19,7 +19,7 @@ from lmm_r1.data.synthetic.problems import SyntheticSource
 from lmm_r1.envs.check import check_game
 from lmm_r1.envs.games import GAMES, draw_problem, game, options_of
 from lmm_r1.errors import CheckpointError, DataError, EngineError, Fault, LmmR1Error, RecipeError
-from lmm_r1.recipes import data_path, system_prompt
+from lmm_r1.recipes import PROMPTS, data_path
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.types import Problem
 
@@ -160,7 +160,7 @@ def _check_game(
                 for f in broken
             ]
     images, limit = ImageStore(), stage.rollout.max_prompt_tokens
-    system = system_prompt(recipe, stage.prompt)
+    system = _system(recipe, stage)
     try:
         kind, options = game(data.game), options_of(data.game, data.options)
         drawn = [draw_problem(kind, options, "train", 0, index, images.put) for index in range(GAMES_TRIED)]
@@ -171,6 +171,11 @@ def _check_game(
         return []
     what = f"the opening of {data.game} has {max(lengths)} tokens, more than rollout.max_prompt_tokens = {limit}"
     return [Fault(what, field=f"{field}.options", remedy="a smaller picture, or a higher limit: a prompt is never cut")]
+
+
+def _system(recipe: Recipe, stage: Stage) -> str:
+    """A stage's system prompt; "" for a profile that there is not, of which the recipe's faults tell."""
+    return {**PROMPTS, **recipe.prompts}.get(stage.prompt, "")
 
 
 def _check_difficulty(recipe_path: Path, data: Data, field: str, source: Source | None = None) -> list[Fault]:
@@ -198,7 +203,7 @@ def _check_lengths(
     tried: Tried,
 ) -> list[Fault]:
     """Prompts over the limit: the loop would drop and count them; a person should hear of it before."""
-    limit, system = stage.rollout.max_prompt_tokens, system_prompt(recipe, stage.prompt)
+    limit, system = stage.rollout.max_prompt_tokens, _system(recipe, stage)
     key = (path, system, recipe.model, len(problems))
     if key not in tried.lengths:
         tried.lengths[key] = count(recipe.model, images, [with_system(problem, system) for problem in problems])

@@ -124,7 +124,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
         found = Findings()
         found.add(RecipeError.exit_code, read.faults)
         if recipe is not None:
-            examine(recipe, base, found, count=prompt_tokens, mended=read.mended)
+            examine(recipe, base, found, count=prompt_tokens, mended=read.touched)
         found.require()
     assert recipe is not None, "a recipe without a fault"
     if file.stage and file.stage not in recipe.stage:

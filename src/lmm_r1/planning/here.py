@@ -103,7 +103,10 @@ def missing_here(recipe: Recipe, machine: Machine) -> list[Fault]:
     if on_device and len(machine.devices) < wanted:
         what = f"needs {wanted} CUDA devices; there {'is' if len(machine.devices) == 1 else 'are'} {len(machine.devices)} here"
         return [Fault(what, field="cluster", remedy="fewer cluster.ranks or cluster.engines, or another machine")]
-    return list(_too_much(recipe, shape, min(machine.devices) if on_device else machine.memory, on_device))
+    try:
+        return list(_too_much(recipe, shape, min(machine.devices) if on_device else machine.memory, on_device))
+    except RecipeError:  # of an algorithm whose values do not go together: a fault of the recipe, which says so
+        return []
 
 
 def _devices_of(recipe: Recipe) -> int:

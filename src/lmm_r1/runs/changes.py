@@ -189,8 +189,6 @@ class _Case:
         was, wanted = int(before["steps"]), int(now["steps"])
         gone = self._with_those_after([name])
         onward = f'model.base = "{self.run / name / "model"}" with another --out goes on from its weights'
-        if after:
-            raise _Refusal(f"what {_listed(after)} started from", self._with_those_after(after), onward)
         if mine.model and (wanted < was or mine.step < was):
             why = f"the model of the finished stage {name}"
             if wanted > was:
@@ -198,6 +196,8 @@ class _Case:
             raise _Refusal(why, gone, onward)
         if wanted < mine.step:
             raise _Refusal(f"the {mine.step} finished steps of {name}", gone)
+        if after:
+            raise _Refusal(f"what {_listed(after)} started from", self._with_those_after(after), onward)
         update = now.get("update", {})
         if update.get("final_lr") == 1.0 and update.get("warmup") == 0.0:
             effect = "the learning rate is constant"
