@@ -73,6 +73,12 @@ def test_a_finished_run_goes_on(finished: Path, capsys: pytest.CaptureFixture[st
     results = go_on(finished, sets, f"stage.third={ADDED}", "stage.third.steps=3", "evaluate.items=3")
     assert {arm: cell["text"]["n"] for arm, cell in results["arms"].items()} == dict.fromkeys(results["arms"], 3)
     assert len((run / "changes.jsonl").read_text().splitlines()) == 4
+    page = (run / "report.html").read_text()
+    assert (
+        "Changed between sessions" in page
+        and "stage.third.steps: 1 -&gt; 3" in page
+        and "evaluate.items: 6 -&gt; 3" in page
+    )
     again = go_on(finished, sets, f"stage.third={ADDED}", "stage.third.steps=3", "evaluate.items=3")
     assert again == results == json.loads((run / "results.json").read_text())
 

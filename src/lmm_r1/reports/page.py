@@ -28,7 +28,7 @@ from lmm_r1.reports.style import STYLE
 from lmm_r1.reports.verdicts import arms_table, stage_line
 from lmm_r1.runs.diagnose import diagnose
 from lmm_r1.runs.folder import RunFolder, StageFolder
-from lmm_r1.runs.jsonl import read_steps, write_text
+from lmm_r1.runs.jsonl import read_lines, read_steps, write_text
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
@@ -320,4 +320,19 @@ def _origin(origin: Mapping[str, Any], run: RunFolder) -> str:
     if run.recipe.is_file():
         text = run.recipe.read_text(encoding="utf-8")
         recipe = f"<details><summary>The whole recipe</summary><pre>{safe(text)}</pre></details>"
-    return f"<section><h2>Provenance</h2>{table}{recipe}</section>"
+    return f"<section><h2>Provenance</h2>{table}{_changes(run)}{recipe}</section>"
+
+
+def _changes(run: RunFolder) -> str:
+    """What of the recipe was changed between sessions, and after how many steps of which stages."""
+    told = []
+    for line in read_lines(run.changes):
+        steps = (
+            ", ".join(f"{step} steps of {name}" for name, step in line.get("steps", {}).items())
+            or "the first evaluation"
+        )
+        for change in line.get("changes", []):
+            effect = f" ({change['effect']})" if change.get("effect") else ""
+            words = f"{change['field']}: {change['was']} -> {change['now']}{effect}, after {steps}"
+            told.append(f"<li>{safe(words)}</li>")
+    return f"<h3>Changed between sessions</h3><ul>{''.join(told)}</ul>" if told else ""
