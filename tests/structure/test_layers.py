@@ -24,6 +24,7 @@ LAYERS = {
         "study",
         "playing",
         "settings",
+        "exports",
         "planning",
         "terminal",
         "verbs",

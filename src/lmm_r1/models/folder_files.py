@@ -357,10 +357,11 @@ def _card_hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def verify_files(folder: Path, listed: Mapping[str, str] | None = None) -> None:
+def verify_files(folder: Path, listed: Mapping[str, str] | None = None, remedy: str = "") -> None:
     """Compare the files of an export with their hashes; a folder without a card, or a card without hashes, is taken as it is.
 
-    listed: {name: sha256} from elsewhere, such as the run that exported it; None = the card's. Files are read once a process.
+    listed: {name: sha256} from elsewhere, such as the run that exported it; None = the card's. remedy: what a fault tells
+    the user to do. Files are read once a process.
     CheckpointError names every file that is missing, was added, or has another hash.
     """
     card = card_of(folder)
@@ -368,7 +369,7 @@ def verify_files(folder: Path, listed: Mapping[str, str] | None = None) -> None:
         listed = {} if card is None else card.files
     if not listed:
         return
-    remedy = f'restore it; if it was changed on purpose, delete "files" from {folder / CARD}'
+    remedy = remedy or f'restore it; if it was changed on purpose, delete "files" from {folder / CARD}'
     faults = []
     for name, digest in listed.items():
         path = folder / name

@@ -88,6 +88,11 @@ class StageFolder:
         """The stage's final weights in Hugging Face layout; absent until the stage is done."""
         return self.path / "model"
 
+    @property
+    def exported(self) -> Path:
+        """model.json: sha256 of each file of `model` and the digest of its weights, as they were handed over."""
+        return self.path / "model.json"
+
 
 class RunFolder:
     """One run on disk."""
