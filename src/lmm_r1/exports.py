@@ -115,6 +115,7 @@ def card_of_stage(recipe: Recipe, run: StageRun, weights_sha256: str, exported: 
             temperature=rollout.temperature,
             top_p=rollout.top_p,
             max_new_tokens=rollout.max_new_tokens,
+            max_prompt_tokens=rollout.max_prompt_tokens,
             max_context=recipe.engine.max_context,
             memory=rollout.memory,
         ),

@@ -65,11 +65,13 @@ class CardPictures(_Part):
 
 
 class CardSampling(_Part):
-    """How the replies of the training were sampled. max_context: tokens of prompt and reply together."""
+    """How the replies of the training were sampled. max_prompt_tokens: longer prompts were dropped. max_context: tokens of prompt
+    and reply together."""
 
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     top_p: Annotated[float, Field(gt=0, le=1)]
     max_new_tokens: Annotated[int, Field(ge=1)]
+    max_prompt_tokens: Annotated[int, Field(ge=1)]
     max_context: Annotated[int, Field(ge=1)]
     memory: Literal["full"] | Window = "full"
 
