@@ -259,7 +259,7 @@ def without_text(folder: Path) -> int:
 
 
 def folder_faults(folder: Path) -> list[Fault]:
-    """Everything that makes a run refuse a local model folder and that its small files and its hashes tell."""
+    """Everything that makes a run refuse a local model folder and that its small files, sizes and hashes tell."""
     faults: list[Fault] = []
 
     def tried(read: Any) -> Any:
@@ -275,6 +275,36 @@ def folder_faults(folder: Path) -> list[Fault]:
     if config is not None and ids is not None:
         faults += _unlike(folder, config, ids)
     tried(verify_files)
+    return faults + _cut_weights(folder)
+
+
+def _cut_weights(folder: Path) -> list[Fault]:
+    """Weights that an index names and that are not here, and files of another size than their headers say."""
+    faults, files = [], sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        try:
+            named = read_object(index).get("weight_map")
+        except CheckpointError as error:
+            return list(error.faults)
+        for name in sorted(set(map(str, named.values())) if isinstance(named, dict) else ()):
+            if folder / name not in files:
+                faults.append(
+                    Fault(f"names {name}, which is not here", file=str(index), remedy="fetch the model again")
+                )
+    for path in files:
+        try:
+            with open(path, "rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                size = path.stat().st_size
+                header = json.loads(file.read(length)) if length <= size else {}
+            ends = [int(told["data_offsets"][1]) for name, told in header.items() if name != "__metadata__"]
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+            faults.append(Fault(f"is no safetensors file: {first_line(error)}", file=str(path)))
+            continue
+        if size != 8 + length + max(ends, default=0):
+            what = f"is cut off or damaged: it has {size} bytes, its header says {8 + length + max(ends, default=0)}"
+            faults.append(Fault(what, file=str(path), remedy="fetch or export the model again"))
     return faults
 
 
