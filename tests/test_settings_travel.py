@@ -161,7 +161,9 @@ def test_a_picture_has_the_same_tokens_in_every_command(
     assert at_training <= max_pixels // 784 and (seen[0] > at_training) == (max_pixels == 15680)
 
 
-def test_an_option_overrides_what_the_folder_says(tmp_path: Path, seen: list[int]) -> None:
+def test_an_option_overrides_what_the_folder_says(
+    tmp_path: Path, seen: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
     """Catches a flag that is accepted and then lost to the folder's own setting."""
     assert train(recipe_in(tmp_path), "--stage", "a") == 0
     model, out = str(tmp_path / "run" / "a" / "model"), tmp_path / "out.json"
@@ -177,6 +179,7 @@ def test_an_option_overrides_what_the_folder_says(tmp_path: Path, seen: list[int
     measured = ["evaluate", model, "--sets", "geometry", "--items", "2", "--json", str(out)]
     assert command([*measured, "--prompt", "none", "--min-pixels", "3136"]) == 0
     assert (written(out)["prompt"], written(out)["system"], written(out)["min_pixels"]) == ("none", "", 3136)
+    assert "max_pixels = 15680 (lmm_r1.json)" in capsys.readouterr().err
     assert command([*measured, "--prompt", "mine"]) == 0  # the model's own profile has a name like any other
     assert written(out)["system"] == MINE
     assert command([*measured, "--prompt", "yours"]) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import AutoImageProcessor, GenerationConfig
 from lmm_r1.check import check_model, model_notes
 from lmm_r1.config import Data, Model, Recipe, Stage
 from lmm_r1.data.images import ImageStore
+from lmm_r1.data.preparing.delivery import publish
 from lmm_r1.errors import CheckpointError
 from lmm_r1.models.adapters import make_adapter
 from lmm_r1.models.folder_files import (
@@ -35,6 +37,7 @@ from lmm_r1.models.logprobs import masked_logits
 from lmm_r1.models.micro import random_micro
 from lmm_r1.rollout.embedded.engine import EmbeddedEngine
 from lmm_r1.runs.checkpoint import save_checkpoint, write_tensors
+from lmm_r1.runs.folder import RunFolder
 from lmm_r1.types import Message, Request, Text
 
 SIZES = {"hidden": 64, "layers": 1, "intermediate": 64, "vision_hidden": 32, "vision_layers": 1}
@@ -226,6 +229,12 @@ def test_files_and_folders_follow_the_umask(tmp_path: Path, umask: int) -> None:
         return {}
 
     saved = save_checkpoint(tmp_path / "checkpoints", 1, write, {}, keep=1)
+    staging = Path(tempfile.mkdtemp(dir=tmp_path))
+    (staging / "problems.jsonl").write_text("")
+    publish(staging, tmp_path / "prepared", {}, None)
+    assert (tmp_path / "prepared").stat().st_mode & 0o777 == 0o777 & ~umask
+    with RunFolder(tmp_path / "run").lock():
+        assert (tmp_path / "run" / "lock").stat().st_mode & 0o777 == 0o666 & ~umask
     for place in (made, out, saved):
         assert place.stat().st_mode & 0o777 == 0o777 & ~umask, place
         modes = {path.name: oct(path.stat().st_mode & 0o777) for path in place.iterdir()}

@@ -13,7 +13,7 @@ from lmm_r1.config import Window
 from lmm_r1.errors import Fault, RecipeError
 from lmm_r1.recipes import options_from
 from lmm_r1.runs.sanitise import sanitise
-from lmm_r1.terminal import show_episode, show_results, show_turn, write_json
+from lmm_r1.terminal import show_episode, show_results, show_turn, whisper_settings, write_json
 from lmm_r1.verbs import loading
 from lmm_r1.verbs.options import (
     Json,
@@ -65,6 +65,7 @@ def evaluate(
         seed=seed,
     )
     write_json(json_out, results)
+    whisper_settings(results)
     show_results(results)
 
 
@@ -112,6 +113,7 @@ def difficulty(
         say=lambda line: typer.echo(line, err=True),
     )
     write_json(json_out, result)
+    whisper_settings(result)
     typer.echo(json.dumps(result, indent=2, ensure_ascii=True))
 
 
@@ -151,6 +153,7 @@ def sample(
         max_pixels=max_pixels,
     )
     write_json(json_out, result)
+    whisper_settings(result)
     for reply in result["samples"]:
         typer.echo(sanitise(reply["text"]))
 
@@ -204,6 +207,7 @@ def play(
         watch=show_turn,
     )
     write_json(json_out, told)
+    whisper_settings(told)
     show_episode(told)
 
 
