@@ -16,7 +16,7 @@ import torch
 from transformers import AutoImageProcessor, GenerationConfig
 
 from lmm_r1.check import check_model, model_notes
-from lmm_r1.config import Data, Model, Recipe, Stage
+from lmm_r1.config import Data, Model, Recipe, Stage, Window
 from lmm_r1.data.images import ImageStore
 from lmm_r1.data.preparing.delivery import publish
 from lmm_r1.errors import CheckpointError
@@ -24,6 +24,7 @@ from lmm_r1.models.adapters import make_adapter
 from lmm_r1.models.folder_files import (
     CARD,
     Card,
+    CardPrompt,
     card_of,
     folder_faults,
     limit_pictures,
@@ -385,3 +386,15 @@ def test_a_folder_without_a_card_is_taken_as_it_is(folder: Path, tmp_path: Path)
     write_card(tmp_path / "carded", card())
     out = export_model(load_model(tmp_path / "carded"), tmp_path / "carded", tmp_path / "out")
     assert card_of(out) is None
+
+
+@pytest.mark.parametrize("profile", ["think", "my own: \u00fc \x1b[2J"])
+@pytest.mark.parametrize("memory", ["full", Window(pictures=2, actions=3)])
+def test_a_card_comes_back_as_it_was(folder: Path, profile: str, memory: Any) -> None:
+    """Catches a setting that is lost on the way, and a recipe's name for a profile that ends a run at its hand-off."""
+    made = card()
+    prompt = CardPrompt(profile=profile, system="Look.")
+    sampling = made.sampling.model_copy(update={"memory": memory})
+    written = write_card(folder, made.model_copy(update={"prompt": prompt, "sampling": sampling}))
+    assert card_of(folder) == written
+    verify_files(folder)

@@ -52,7 +52,7 @@ class _Part(BaseModel):
 class CardPrompt(_Part):
     """The prompt profile of the training: its name, and the text of the system message ("" = none)."""
 
-    profile: str = Field(..., pattern=r"^[\w.-]{1,100}$")
+    profile: str
     system: str
     chat_template: str = ""
 
