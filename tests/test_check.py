@@ -37,7 +37,7 @@ def recipe(folder: Path, rows: Sequence[object] | None, obtain: str = "", domain
         (folder / "problems.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     model = folder / "model"
     shutil.copytree(SHIPPED, model, ignore=shutil.ignore_patterns("*.safetensors"))
-    (model / "model.safetensors").touch()
+    (model / "model.safetensors").symlink_to(SHIPPED / "model.safetensors")
     path = folder / "recipe.toml"
     extra = f', obtain = "{obtain}"' if obtain else ""
     extra += f', domain = "{domain}"' if domain else ""

@@ -310,10 +310,14 @@ class Workshop:
         return engine, adapter, engine.load_weights(weights, version=0)
 
 
-def evaluate_with(shop: Workshop, name: str, engine: SyncedEngine, adapter: ModelAdapter, system: str) -> SetResult:
-    """One set with the recipe's evaluation settings."""
+def evaluate_with(
+    shop: Workshop, name: str, engine: SyncedEngine, adapter: ModelAdapter, system: str, top_p: float = 1.0
+) -> SetResult:
+    """One set with the recipe's evaluation settings; a run's own evaluations have no nucleus."""
     knobs = shop.recipe.evaluate
-    sampling = Sampling(knobs.max_new_tokens, knobs.temperature, max_context=shop.recipe.engine.max_context)
+    sampling = Sampling(
+        knobs.max_new_tokens, knobs.temperature, top_p=top_p, max_context=shop.recipe.engine.max_context
+    )
     with engine.awake():
         return evaluate_set(
             name, knobs.items, engine, adapter, shop.images, make_scorer(Reward()), sampling,

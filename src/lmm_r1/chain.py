@@ -7,42 +7,36 @@ resumes. Left out: the loop of a stage (train.py), and what any object is made o
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
 
 from lmm_r1.ask import prompt_tokens
-from lmm_r1.build import Workshop, adapters_seed, base_folder, device_of, evaluate_with, probes, stage_run
+from lmm_r1.build import Workshop, adapters_seed, base_folder, device_of, evaluate_with, stage_run
 from lmm_r1.check import require
-from lmm_r1.config import PLAYERS, Evaluate, Recipe, Stage
+from lmm_r1.config import PLAYERS, Evaluate, Recipe
 from lmm_r1.data.images import ImageStore
 from lmm_r1.errors import CheckpointError, Fault, RankLostError
 from lmm_r1.evaluation.evaluate import SetResult, evaluate_player, result_from
 from lmm_r1.evaluation.results import results_of
 from lmm_r1.evaluation.suites import suite
-from lmm_r1.models.load import DTYPES, export_model, fill, resolve_folder
-from lmm_r1.recipes import dump_recipe, system_prompt
+from lmm_r1.exports import hand_off, keep_provenance, verify_export
+from lmm_r1.recipes import PROMPTS, dump_recipe, system_prompt
 from lmm_r1.reports.page import write_report
 from lmm_r1.rewards.score import make_scorer
-from lmm_r1.rollout.weights import TOLERANCES, ScoringTrainer, SyncedEngine
+from lmm_r1.rollout.weights import SyncedEngine
 from lmm_r1.runs.changes import Change
 from lmm_r1.runs.folder import RunFolder, StageFolder
-from lmm_r1.runs.jsonl import fsync_folder, write_json
+from lmm_r1.runs.jsonl import write_json
 from lmm_r1.runs.live import LiveView
-from lmm_r1.runs.provenance import provenance, threads_of
+from lmm_r1.runs.provenance import threads_of
 from lmm_r1.seams import ModelAdapter
+from lmm_r1.settings import local_folder, settings_notes
 from lmm_r1.train import Signals, StageRun, train_stage
-from lmm_r1.trainers.local import LocalTrainer, score_stream
-from lmm_r1.types import Bound
-
-#: The largest log-prob difference between a stage's trainer and its exported, reloaded model.
-HAND_OFF_TOLERANCE = Bound(1e-5, 1e-5)
 
 
 def run_recipe(
@@ -71,11 +65,14 @@ def run_recipe(
         text = dump_recipe(recipe)
         base = base_folder(recipe.model.base)
         kept = run.keep_recipe(text)
-        if kept.fresh or not run.provenance.exists():
-            local = Path(base) if Path(base).is_dir() else None
-            run.write_json("provenance.json", provenance(sys.argv, text, local, torch.get_num_threads(), recipe.seed))
+        if kept.fresh:  # what an earlier start came from, which has made nothing, binds nobody
+            run.provenance.unlink(missing_ok=True)
+        keep_provenance(run, recipe, text, kept.fresh, view.note)
         if not kept.fresh:
             tell_changes(run, kept.changes, view)
+        folder = local_folder(recipe.model.base)
+        for note in settings_notes(recipe, folder, PROMPTS) if folder is not None else []:
+            view.note(note)
         device = device_of(recipe.model, elsewhere=recipe.cluster.address not in ("", "local"))
         shop = Workshop(recipe, recipe_path, run, view, signals, ImageStore(), device, recipe.model.dtype)
         results: dict[str, dict[str, SetResult]] = {}
@@ -177,7 +174,11 @@ def run_stage(shop: Workshop, name: str, results: dict[str, dict[str, SetResult]
     """Train one stage, export it, prove the hand-off, evaluate it; each only when not done before."""
     recipe, stage = shop.recipe, shop.recipe.stage[name]
     folder = shop.run.stage(name)
-    finished = (folder.model / "config.json").is_file()
+    finished = folder.model.is_dir()
+    if finished:
+        verify_export(folder)
+    if stage.start != "base":
+        verify_export(shop.run.stage(stage.start))
     if finished and not missing_sets(folder, recipe.evaluate):
         results[name] = evaluate_arm(shop, name, recipe.evaluate.prompt, None, None)
         return
@@ -213,35 +214,3 @@ def _trained(shop: Workshop, assemble: Callable[[], StageRun], finish: Callable[
         finally:
             if run is not None:
                 run.tracker.close()
-
-
-def hand_off(shop: Workshop, stage: Stage, run: StageRun, model: Any, start: str) -> None:
-    """Export a trained stage; proved before it gets its name: a model/ that is there is taken for finished by every later call."""
-    trainer = cast(ScoringTrainer, run.trainer)  # as Workshop.trainer makes them
-    unproved = run.folder.path / ".model_unproved"
-    if not isinstance(trainer, LocalTrainer):  # whose model this is
-        fill(model, trainer.weights())
-    export_model(model, resolve_folder(start), unproved)
-    check_hand_off(shop, stage, trainer, unproved, run.adapter)
-    unproved.rename(run.folder.model)
-    fsync_folder(run.folder.path)
-
-
-def check_hand_off(
-    shop: Workshop, stage: Stage, trainer: ScoringTrainer, exported: Path, adapter: ModelAdapter
-) -> None:
-    """Reload an exported model and compare its log-probs with the trainer's on the probes, at the stage's temperature."""
-    reloaded = shop.model(str(exported))
-    for probe in probes(adapter, shop.images):
-        ours = trainer.score(probe.token_ids, probe.images)
-        theirs = score_stream(
-            reloaded, adapter, probe.token_ids, probe.images, stage.rollout.temperature, reloaded.device
-        )  # fmt: skip
-        gaps = np.abs(ours.astype(np.float64) - theirs)
-        # Merged adapters are rounded anew, and ranks may compute on another device: the export is then held to what the engine
-        # is held to.
-        alike = stage.lora is None and isinstance(trainer, LocalTrainer)
-        allowed = HAND_OFF_TOLERANCE if alike else TOLERANCES[DTYPES[shop.dtype]]
-        if allowed.broken_by(gaps):
-            said = f"the exported model's log-probs differ from the trainer's by {gaps.max():.3g} nats, {gaps.mean():.3g} in the mean"
-            raise CheckpointError(Fault(said, file=str(exported)))

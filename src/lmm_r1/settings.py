@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from lmm_r1.config import Model, Recipe, Window
 from lmm_r1.errors import CheckpointError, Fault, RecipeError
@@ -19,20 +19,29 @@ from lmm_r1.models.folder_files import CARD, Card, card_of, processor_of
 
 SHIPPED = Path(__file__).parent / "models" / "micro_base"
 PICTURES = ("min_pixels", "max_pixels")
+#: What commands use when nobody says anything.
+USUAL: Mapping[str, Any] = {
+    "prompt": "think", "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 64, "max_prompt_tokens": 512, "memory": "full",
+}  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """Settings of a command that asks one model; None = not given."""
+class AskedOnce(TypedDict, total=False):
+    """Settings of a command that asks one model; None or absent = not given."""
 
-    prompt: str | None = None  # name of a profile
-    system: str | None = None  # text, in place of a profile's
-    temperature: float | None = None
-    top_p: float | None = None
-    max_new_tokens: int | None = None
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    memory: Literal["full"] | Window | None = None
+    system: str | None  # text, in place of a profile's
+    temperature: float | None
+    top_p: float | None
+    max_new_tokens: int | None
+    min_pixels: int | None
+    max_pixels: int | None
+    max_prompt_tokens: int | None  # of a problem's prompt
+    memory: Literal["full"] | Window | None
+
+
+class Asked(AskedOnce, total=False):
+    """Those of a command whose questions stand elsewhere."""
+
+    prompt: str | None  # name of a profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,7 @@ class Used:
     max_new_tokens: int
     min_pixels: int
     max_pixels: int
+    max_prompt_tokens: int
     memory: Literal["full"] | Window
     max_context: int | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -63,30 +73,32 @@ def local_folder(base: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def settle(folder: Path | None, asked: Asked, usual: Mapping[str, Any], profiles: Mapping[str, str]) -> Used:
+def settle(
+    folder: Path | None, asked: Mapping[str, object], usual: Mapping[str, Any], profiles: Mapping[str, str]
+) -> Used:
     """The settings for a model of a folder (None: a player without one).
 
-    usual: the command's defaults, by the names of `Asked`, prompt and system as a profile's name. profiles: {name: system prompt}.
+    usual: the command's own defaults where they are not `USUAL`, by the names of `Asked`. profiles: {name: system prompt}.
     RecipeError for an unknown profile, CheckpointError for broken files.
     """
     card = card_of(folder) if folder is not None else None
     found: dict[str, Any] = {}
     sources: dict[str, str] = {}
     pictures = Model()
-    ways: list[tuple[str, Mapping[str, Any]]] = [
-        ("option", {name: getattr(asked, name) for name in Asked.__slots__}),
+    ways: list[tuple[str, Mapping[str, object]]] = [
+        ("option", asked),
         (CARD, _of_card(card) if card is not None else {}),
     ]
     if folder is not None:
         processor = processor_of(folder)
         ways.append((processor.file.name, {name: getattr(processor, name) for name in PICTURES}))
-    ways.append(("default", {name: getattr(pictures, name) for name in PICTURES} | {"memory": "full"} | dict(usual)))
-    for name in Asked.__slots__:
+    ways.append(("default", {**{name: getattr(pictures, name) for name in PICTURES}, **USUAL, **usual}))
+    for name in (*AskedOnce.__annotations__, "prompt"):
         for source, values in ways:
             if values.get(name) is not None:
                 found[name], sources[name] = values[name], source
                 break
-    if asked.system is not None:
+    if asked.get("system") is not None:
         found["prompt"], sources["prompt"] = "", "option"
     else:
         known = known_profiles(card, profiles)
@@ -109,6 +121,7 @@ def _of_card(card: Card) -> dict[str, Any]:
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "max_new_tokens": sampling.max_new_tokens,
+        "max_prompt_tokens": sampling.max_prompt_tokens,
         "min_pixels": card.pictures.min_pixels,
         "max_pixels": card.pictures.max_pixels,
         "memory": sampling.memory,

@@ -21,6 +21,14 @@ def whisper(line: str) -> None:
     typer.echo(sanitise(line), err=True)
 
 
+def whisper_settings(result: Mapping[str, Any]) -> None:
+    """What a command on one model used, and where each value comes from; a profile by its name alone."""
+    sources = result.get("settings_from", {})
+    told = [f"{name} = {result[name]} ({sources[name]})" for name in sources if name != "system"]
+    if told:
+        whisper("used: " + ", ".join(told))
+
+
 def write_json(path: Path | None, result: Any) -> None:
     """Write a command's result where `--json` says, if it does."""
     if path is not None:

@@ -113,7 +113,6 @@ def test_tensorboard_reads_the_scalars_back(tmp_path: Path) -> None:
 
 def test_provenance_holds_no_secret_and_no_home(tmp_path: Path) -> None:
     """Catches a run folder, made to be shared, that gives away a token or a user's name."""
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
     home = str(Path.home())
     command = [
         "/x/bin/lmm-r1",
@@ -126,12 +125,16 @@ def test_provenance_holds_no_secret_and_no_home(tmp_path: Path) -> None:
         "--set",
         "a.max_new_tokens=4",
     ]
-    record = provenance(command, "name = 'a'", tmp_path, threads=1, seed=3)
+    record = provenance(
+        command, "name = 'a'", {"model.safetensors": "0" * 64, "config.json": "1" * 64}, threads=1, seed=3
+    )
     text = json.dumps(record)
     assert "abc123" not in text and "zzz" not in text and "hf_secretword" not in text
     assert record["command"] == "lmm-r1 train ~/r.toml --hf-token *** --api-key=*** *** --set a.max_new_tokens=4"
     assert home not in text
-    assert len(record["base_weights"]["model.safetensors"]) == 64 and record["seed"] == 3 and record["threads"] == 1
+    assert record["base_weights"] == {"model.safetensors": "0" * 64}
+    assert record["base_files"] == {"config.json": "1" * 64}
+    assert record["seed"] == 3 and record["threads"] == 1
     assert without_home(home) == "~" and clean_command([]) == ""
 
 

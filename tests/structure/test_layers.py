@@ -26,6 +26,7 @@ LAYERS = {
         "study",
         "playing",
         "settings",
+        "exports",
         "planning",
         "terminal",
         "verbs",

@@ -52,7 +52,7 @@ class _Part(BaseModel):
 class CardPrompt(_Part):
     """The prompt profile of the training: its name, and the text of the system message ("" = none)."""
 
-    profile: str = Field(..., pattern=r"^[\w.-]{1,100}$")
+    profile: str
     system: str
     chat_template: str = ""
 
@@ -65,11 +65,13 @@ class CardPictures(_Part):
 
 
 class CardSampling(_Part):
-    """How the replies of the training were sampled. max_context: tokens of prompt and reply together."""
+    """How the replies of the training were sampled. max_prompt_tokens: longer prompts were dropped. max_context: tokens of prompt
+    and reply together."""
 
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     top_p: Annotated[float, Field(gt=0, le=1)]
     max_new_tokens: Annotated[int, Field(ge=1)]
+    max_prompt_tokens: Annotated[int, Field(ge=1)]
     max_context: Annotated[int, Field(ge=1)]
     memory: Literal["full"] | Window = "full"
 
@@ -257,7 +259,7 @@ def without_text(folder: Path) -> int:
 
 
 def folder_faults(folder: Path) -> list[Fault]:
-    """Everything that makes a run refuse a local model folder and that its small files and its hashes tell."""
+    """Everything that makes a run refuse a local model folder and that its small files, sizes and hashes tell."""
     faults: list[Fault] = []
 
     def tried(read: Any) -> Any:
@@ -273,6 +275,36 @@ def folder_faults(folder: Path) -> list[Fault]:
     if config is not None and ids is not None:
         faults += _unlike(folder, config, ids)
     tried(verify_files)
+    return faults + _cut_weights(folder)
+
+
+def _cut_weights(folder: Path) -> list[Fault]:
+    """Weights that an index names and that are not here, and files of another size than their headers say."""
+    faults, files = [], sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        try:
+            named = read_object(index).get("weight_map")
+        except CheckpointError as error:
+            return list(error.faults)
+        for name in sorted(set(map(str, named.values())) if isinstance(named, dict) else ()):
+            if folder / name not in files:
+                faults.append(
+                    Fault(f"names {name}, which is not here", file=str(index), remedy="fetch the model again")
+                )
+    for path in files:
+        try:
+            with open(path, "rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                size = path.stat().st_size
+                header = json.loads(file.read(length)) if length <= size else {}
+            ends = [int(told["data_offsets"][1]) for name, told in header.items() if name != "__metadata__"]
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+            faults.append(Fault(f"is no safetensors file: {first_line(error)}", file=str(path)))
+            continue
+        if size != 8 + length + max(ends, default=0):
+            what = f"is cut off or damaged: it has {size} bytes, its header says {8 + length + max(ends, default=0)}"
+            faults.append(Fault(what, file=str(path), remedy="fetch or export the model again"))
     return faults
 
 
@@ -357,10 +389,11 @@ def _card_hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def verify_files(folder: Path, listed: Mapping[str, str] | None = None) -> None:
+def verify_files(folder: Path, listed: Mapping[str, str] | None = None, remedy: str = "") -> None:
     """Compare the files of an export with their hashes; a folder without a card, or a card without hashes, is taken as it is.
 
-    listed: {name: sha256} from elsewhere, such as the run that exported it; None = the card's. Files are read once a process.
+    listed: {name: sha256} from elsewhere, such as the run that exported it; None = the card's. remedy: what a fault tells
+    the user to do. Files are read once a process.
     CheckpointError names every file that is missing, was added, or has another hash.
     """
     card = card_of(folder)
@@ -368,7 +401,7 @@ def verify_files(folder: Path, listed: Mapping[str, str] | None = None) -> None:
         listed = {} if card is None else card.files
     if not listed:
         return
-    remedy = f'restore it; if it was changed on purpose, delete "files" from {folder / CARD}'
+    remedy = remedy or f'restore it; if it was changed on purpose, delete "files" from {folder / CARD}'
     faults = []
     for name, digest in listed.items():
         path = folder / name

@@ -84,6 +84,11 @@ class StageFolder:
         """The stage's final weights in Hugging Face layout; absent until the stage is done."""
         return self.path / "model"
 
+    @property
+    def exported(self) -> Path:
+        """model.json: sha256 of each file of `model` and the digest of its weights, as they were handed over."""
+        return self.path / "model.json"
+
 
 class RunFolder:
     """One run on disk."""
@@ -148,7 +153,7 @@ class RunFolder:
                 folder = StageFolder(path)
                 steps = [int(name[1]) for p in _inside(folder.checkpoints) if (name := _STEP.fullmatch(p.name))]
                 sets = tuple(sorted(p.stem for p in _inside(folder.evaluations) if p.suffix == ".json"))
-                made = Progress(max(steps, default=0), (folder.model / "config.json").is_file(), sets)
+                made = Progress(max(steps, default=0), folder.model.is_dir(), sets)
                 if made.trained or made.sets:
                     found[path.name] = made
         return found
@@ -196,6 +201,7 @@ class RunFolder:
         folder = StageFolder(self.path / stage)
         for path in folder.evaluations.glob("*.json"):
             path.unlink()
+        folder.exported.unlink(missing_ok=True)
         hidden = folder.path / ".trash_model"
         shutil.rmtree(hidden, ignore_errors=True)
         if folder.model.exists():
