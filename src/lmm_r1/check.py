@@ -27,7 +27,7 @@ from lmm_r1.errors import CheckpointError, DataError, EngineError, Fault, Recipe
 from lmm_r1.recipes import data_path, load_recipe, system_prompt
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.rewards.score import make_scorer
-from lmm_r1.types import Problem, Turn
+from lmm_r1.types import FAILED_VERDICTS, Problem, Turn
 
 #: count(model, images, problems) -> prompt tokens of each problem, pictures included.
 CountTokens = Callable[[Model, ImageStore, Sequence[Problem]], list[int]]
@@ -115,21 +115,26 @@ def check_cluster(recipe: Recipe) -> list[Fault]:
 def check_verifier(stage: str, reward: Reward) -> tuple[list[Fault], list[Fault]]:
     """(errors, pending) of a stage's verifier: it is started as a run would start it, and judges one answer.
 
-    A verifier that fails on a plain answer would score every reply "error". A server that does not answer is pending.
+    A verifier that fails on a plain answer would score every reply "error". A server that does not answer is pending; one
+    whose own verifier fails is not.
     """
     field = f"stage.{stage}.reward.verifier"
     plain = Problem("check", (), "7", verifier="math")
     try:
         with closing(make_scorer(reward)) as scorer:
-            verdict = scorer(plain, (Turn(0, 1, "<think>7</think><answer>7</answer>"),), "eos").verdicts["accuracy"]
+            found = scorer(plain, (Turn(0, 1, "<think>7</think><answer>7</answer>"),), "eos")
     except RecipeError as error:
         return [replace(fault, field=field) for fault in error.faults], []
     except EngineError as error:
         return [], [replace(fault, field=field) for fault in error.faults]
-    if verdict in ("error", "timeout"):
+    verdict = found.verdicts["accuracy"]
+    if verdict in FAILED_VERDICTS:
         what = "fails" if verdict == "error" else "does not answer in time"
+        why = found.details.get("accuracy", "it says no more")
         remedy = "its arguments are (problem, reply), where problem.answer and problem.meta come from the row"
-        return [Fault(f"the verifier {what} on a plain answer (gold 7, reply 7)", field=field, remedy=remedy)], []
+        return [
+            Fault(f"the verifier {what} on a plain answer (gold 7, reply 7): {why}", field=field, remedy=remedy)
+        ], []
     return [], []
 
 
