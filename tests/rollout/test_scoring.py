@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import mmap
-import os
 import random
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -30,30 +27,10 @@ from lmm_r1.rollout.play import Sampling
 from lmm_r1.rollout.scoring import play_and_score
 from lmm_r1.types import Message, Problem, Request, Score, Text, Turn, Verdict
 from tests.fakes import CharAdapter, ScriptedEngine
+from tests.own_verifiers import MEETING
 
-THIS = "tests.rollout.test_scoring"
-MEETING = "LMM_R1_TEST_MEETING"
+OWN = "tests.own_verifiers"
 SAMPLING = Sampling(max_new_tokens=60, temperature=1.0, max_context=400)
-#: Memory that the worker processes of `meets` share; opened at the import, before they are confined.
-SHARED = mmap.mmap(os.open(os.environ[MEETING], os.O_RDWR), 0) if MEETING in os.environ else None
-
-
-def meets(problem: Problem, reply: str) -> bool:
-    """True when as many calls are under way as the shared file has bytes: each fills its own and waits for the others."""
-    assert SHARED is not None
-    SHARED[int(reply)] = 1
-    while not all(SHARED[k] for k in range(len(SHARED))):
-        time.sleep(0.01)
-    return True
-
-
-def digits(problem: Problem, reply: str) -> float:
-    """A share, some of it late, one failure in ten."""
-    figure = sum(map(ord, reply)) % 11
-    time.sleep(0.002 * (figure % 3))
-    if figure == 10:
-        raise ValueError(f"no figure in {reply}")
-    return figure / 10
 
 
 def problems(n: int) -> list[Problem]:
@@ -68,7 +45,7 @@ def test_workers_work_side_by_side(count: int, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv(MEETING, str(shared))
     engine = ScriptedEngine(lambda r: str(r.id))
     asked = [(p, 0) for p in problems(count)]
-    with closing(make_scorer(Reward(verifier=f"{THIS}:meets", workers=count, limit_s=20.0))) as score:
+    with closing(make_scorer(Reward(verifier=f"{OWN}:meets", workers=count, limit_s=20.0))) as score:
         _, scores = play_and_score(asked, engine, CharAdapter(), SingleTurn, score, SAMPLING, (0,))
     assert [s.verdicts["accuracy"] for s in scores] == ["correct"] * count
 
@@ -165,7 +142,7 @@ def gathered(workers: int, order: int) -> Collected:
         return f"<think>t</think><answer>{request.seed % 97}</answer>"
 
     rows = iter(problems(4))
-    with closing(make_scorer(Reward(verifier=f"{THIS}:digits", workers=workers, limit_s=20.0))) as score:
+    with closing(make_scorer(Reward(verifier=f"{OWN}:digits", workers=workers, limit_s=20.0))) as score:
         return collect(
             lambda n: [next(rows) for _ in range(n)], Shuffled(reply), CharAdapter(), SingleTurn, score,
             RolloutConfig(prompts=4, siblings=6), max_context=400, seed=(5,), shuffle=True,
@@ -204,10 +181,10 @@ def test_what_could_not_be_judged_is_kept_with_its_reason() -> None:
     assert [(f.problem_id, f.sibling) for f in got.failures] == failed
     first = got.failures[0]
     assert first.part == "accuracy" and first.reason == "error" and first.reply.startswith("<think>t</think><answer>")
-    assert "ValueError: no figure in <think>" in first.detail and "tests/rollout/test_scoring.py:" in first.detail
+    assert "ValueError: no figure in <think>" in first.detail and "tests/own_verifiers.py:" in first.detail
     assert first.problem_id in str(first) and first.detail in str(first) and repr(first.reply) in str(first)
     rows = iter(problems(2))
-    with closing(make_scorer(Reward(verifier=f"{THIS}:digits", workers=2, limit_s=20.0))) as score:
+    with closing(make_scorer(Reward(verifier=f"{OWN}:digits", workers=2, limit_s=20.0))) as score:
         none = collect(
             lambda n: [next(rows) for _ in range(n)], ScriptedEngine(lambda r: chr(65)), CharAdapter(), SingleTurn, score,
             RolloutConfig(prompts=1, siblings=2, max_rounds=1), max_context=400, seed=(5,), keep=lambda group: False,
