@@ -186,7 +186,7 @@ FAULTY: list[tuple[str, Made, int, str]] = [
     ("a stage's beginning", ["stage.later.from=frist"], 2, "names no stage"),
     ("a model folder", ["model.base=./nowhere"], 4, "no such model folder"),
     ("a model folder's tokenizer", no_tokenizer, 4, "model"),
-    ("a template that ends the thoughts", templated(r"<think>\n\n</think>\n\n"), 2, "would never be paid"),
+    ("a template that begins the answer", templated("<answer>"), 2, "would never be paid"),
     ("a template that says something", templated("Sure: "), 2, "would never be paid"),
     ("a template that cannot be rendered", templated("' + none.x + '"), 4, "cannot be rendered"),
     ("a template without a system message", bare_template, 4, "cannot be rendered: no system"),

@@ -26,7 +26,7 @@ from lmm_r1.data.made import MadeSource
 from lmm_r1.data.stream import First, ProblemStream, Source
 from lmm_r1.data.synthetic.problems import SyntheticSource
 from lmm_r1.envs.episode import dice
-from lmm_r1.envs.games import draw_problem, game, open_environment, options_of
+from lmm_r1.envs.games import draw_problem, game, open_environment, options_of, player_of
 from lmm_r1.errors import DataError, Fault, RankLostError, RecipeError
 from lmm_r1.evaluation.evaluate import SetResult, evaluate_set
 from lmm_r1.evaluation.suites import suite
@@ -393,8 +393,7 @@ def exact_sampler(recipe: Recipe, stage: Stage) -> bool:
 
 def imitated(problem: Problem, slips: float) -> Player:
     """Who plays a game's episode that a supervised stage imitates."""
-    kind = game(problem.env)
-    return careless(kind.player("expert", problem), kind.player("random", problem), slips, dice(problem, "slips"))
+    return careless(player_of("expert", problem), player_of("random", problem), slips, dice(problem, "slips"))
 
 
 def _metrics(results: Mapping[str, SetResult]) -> dict[str, float]:

@@ -24,15 +24,12 @@ from lmm_r1.models.folder_files import folder_faults, without_text
 from lmm_r1.models.reply_opening import reply_opening
 from lmm_r1.planning.here import disk_fault, missing_here, this_machine
 from lmm_r1.recipes import PROMPTS, dump_recipe, read_recipe
-from lmm_r1.rewards.format import format_ok
+from lmm_r1.rewards.format import format_can_be_right
 from lmm_r1.rewards.score import make_scorer
 from lmm_r1.runs.folder import RunFolder
 from lmm_r1.settings import local_folder, settings_notes
 from lmm_r1.stage_checks import CountTokens, Findings, Tried, check_stage, first_row
-from lmm_r1.types import Problem, Turn
-
-#: A reply in the right format: whatever of it a template has written already, the rest must make it whole.
-_WELL_FORMED = "<think>a</think><answer>7</answer>"
+from lmm_r1.types import FAILED_VERDICTS, Problem, Turn
 
 
 def check(
@@ -171,7 +168,7 @@ def _needs(found: Findings, recipe: Recipe, path: Path, todo: Sequence[str], men
 
 def format_faults(recipe: Recipe, stages: Iterable[str], opening: str, template: Path) -> list[Fault]:
     """Stages whose format reward can never be paid, because of what the template writes at the start of every reply."""
-    if any(format_ok(opening + _WELL_FORMED[at:]) for at in range(len(_WELL_FORMED))):
+    if format_can_be_right(opening):
         return []
     return [
         Fault(
@@ -286,23 +283,26 @@ def check_cluster(recipe: Recipe) -> list[Fault]:
 def check_verifier(stage: str, reward: Reward, row: Problem | None = None) -> tuple[list[Fault], list[Fault]]:
     """(errors, pending) of a stage's verifier: it is started as a run would start it, and judges one answer, to `row` if given.
 
-    A verifier that fails on a plain answer would score every reply "error". A server that does not answer is pending.
+    A verifier that fails on a plain answer would score every reply "error". A server that does not answer is pending; one
+    whose own verifier fails is not.
     """
     field = f"stage.{stage}.reward.verifier"
     plain = row or Problem("check", (), "7", verifier="math")
     reply = f"<think>{plain.answer}</think><answer>{plain.answer}</answer>"
     try:
         with closing(make_scorer(reward)) as scorer:
-            verdict = scorer(plain, (Turn(0, 1, reply),), "eos").verdicts["accuracy"]
+            found = scorer(plain, (Turn(0, 1, reply),), "eos")
     except RecipeError as error:
         return [replace(fault, field=field) for fault in error.faults], []
     except EngineError as error:
         return [], [replace(fault, field=field) for fault in error.faults]
-    if verdict in ("error", "timeout"):
+    verdict = found.verdicts["accuracy"]
+    if verdict in FAILED_VERDICTS:
         what = "fails" if verdict == "error" else "does not answer in time"
+        why = found.details.get("accuracy", "it says no more")
         remedy = "its arguments are (problem, reply), where problem.answer and problem.meta come from the row"
         asked = f"gold {plain.answer[:40]}, reply {plain.answer[:40]}" + (f", row {row.id}" if row is not None else "")
-        return [Fault(f"the verifier {what} on a plain answer ({asked})", field=field, remedy=remedy)], []
+        return [Fault(f"the verifier {what} on a plain answer ({asked}): {why}", field=field, remedy=remedy)], []
     return [], []
 
 

@@ -32,7 +32,8 @@ from lmm_r1.envs.single_turn import SingleTurn
 from lmm_r1.errors import DataError, Fault, RecipeError
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.rewards.score import make_scorer
-from lmm_r1.rollout.play import Sampling, play
+from lmm_r1.rollout.play import Sampling
+from lmm_r1.rollout.scoring import play_and_score
 from lmm_r1.runs.jsonl import append_line, read_lines, repair
 from lmm_r1.seams import ModelAdapter, RolloutEngine, Scorer
 from lmm_r1.settings import Asked
@@ -167,13 +168,15 @@ def _sampled(
         max_context=limit + int(settings["max_new_tokens"]),
     )
     episodes = [(p, sibling) for p in fits for sibling in range(samples)]
-    played = iter(play(episodes, engine, adapter, SingleTurn, sampling, ("difficulty", settings["seed"]), encoded))
+    key = ("difficulty", settings["seed"])
+    played, scored = play_and_score(episodes, engine, adapter, SingleTurn, score, sampling, key, encoded)
+    judged = iter(zip(played, scored, strict=True))
     for problem in problems:
         if len(encoded[problem.id].token_ids) > limit:
             yield _line([], [])
             continue
-        mine = [rollout for _ in range(samples) for rollout in next(played)]
-        yield _line(mine, [score(problem, r.turns, r.stop) for r in mine])
+        mine = [next(judged) for _ in range(samples)]
+        yield _line([rollout for episode, _ in mine for rollout in episode], [found for _, found in mine])
 
 
 def _line(rollouts: list[Rollout], scores: list[Score]) -> dict[str, Any]:

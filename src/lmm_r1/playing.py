@@ -18,7 +18,7 @@ from lmm_r1.ask import ad_hoc, settle_for, workshop
 from lmm_r1.build import base_folder
 from lmm_r1.config import PLAYERS, Window
 from lmm_r1.data.stream import with_system
-from lmm_r1.envs.games import draw_problem, game, open_environment, options_of
+from lmm_r1.envs.games import draw_problem, game, open_environment, options_of, player_of
 from lmm_r1.errors import Fault, RecipeError
 from lmm_r1.rollout.play import Sampling, play, turns_of
 from lmm_r1.rollout.scripted import scripted
@@ -67,7 +67,7 @@ def play_game(
     films += [shop.images.get(image.sha) for image in problem.images]
     make = open_environment(shop.images.put)
     if player in PLAYERS:
-        turns = scripted(problem, make, game(problem.env).player(player, problem), looked_on)
+        turns = scripted(problem, make, player_of(player, problem), looked_on)
     else:
         problem = with_system(problem, used.system)
         engine, adapter, _ = shop.loaded(base_folder(player))

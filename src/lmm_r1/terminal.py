@@ -91,7 +91,11 @@ def show_turn(env: object, turn: Turn) -> None:
 
 def show_episode(told: dict[str, Any]) -> None:
     """How an episode ended, and where its film is."""
-    line = f"{told['source']}: {told['outcome']} after {len(told['turns'])} turns"
-    typer.echo(sanitise(f"{line}, reward {told['reward']:.2f}, score {told['score']:.1f}"))
+    turns = f"{len(told['turns'])} turn{'s' if len(told['turns']) != 1 else ''}"
+    outcome = told["outcome"] or f"success {told['success']:.2f}"  # a game need not name its outcomes
+    score = "" if told["score"] is None else f", score {told['score']:.1f}"
+    typer.echo(
+        sanitise(f"{told['source'] or told['game']}: {outcome} after {turns}, reward {told['reward']:.2f}{score}")
+    )
     if told["gif"] is not None:
         typer.echo(f"film: {told['gif']}")

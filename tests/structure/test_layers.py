@@ -101,6 +101,7 @@ def test_the_loop_knows_no_implementation() -> None:
         "rollout.collect",
         "rollout.supervise",
         "rollout.play",
+        "rollout.scoring",
         "evaluation",
         "runs",
     }

@@ -27,6 +27,8 @@ from lmm_r1.models.load import load_tokenizer, resolve_folder
 from lmm_r1.models.pictures import PatchGrid, Pixels, normalisation_table, patches_of, resize, rotary_positions
 from lmm_r1.types import Encoded, Image, Int32, Message, Text
 
+#: ChatML's beginning of a turn, and a reply's text that no message holds.
+_TURN, _REPLY = "<|im_start|>", "\ue000reply\ue001"
 _STOPS = ("<|im_end|>", "<|endoftext|>")
 _MEDIA = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 #: Bytes of pixel patches kept, so that a picture is cut once per step rather than once per use.
@@ -161,7 +163,24 @@ class QwenVLAdapter:
         ids: list[int] = []
         for piece in self._pieces(rendered, literals):
             ids += self.tokenizer(piece, add_special_tokens=False, verbose=False).input_ids
-        return Encoded(self._expand(np.asarray(ids, np.int32), images), tuple(images))
+        opening = self._opening(chat, rendered)
+        return Encoded(self._expand(np.asarray(ids, np.int32), images), tuple(images), opening)
+
+    def _opening(self, chat: list[dict[str, Any]], rendered: str) -> str:
+        """What the template writes behind the mark of the assistant's turn: the beginning of the reply.
+
+        The mark is ChatML's, which no text of a message can spell here. A template with other marks is asked how it
+        writes an assistant's message, and what it does not write there is its beginning of the reply.
+        """
+        _, found, header = rendered.rpartition(_TURN)
+        if found:
+            return header.removeprefix("assistant").removeprefix("\n")
+        asked, mark = [*chat, {"role": "assistant", "content": [_text(_REPLY)]}], self.tokenizer.apply_chat_template
+        before = str(mark(chat, tokenize=False, add_generation_prompt=False))
+        prompt = str(mark(chat, tokenize=False, add_generation_prompt=True))
+        written = str(mark(asked, tokenize=False, add_generation_prompt=False)).partition(_REPLY)[0]
+        header = written.removeprefix(before)
+        return prompt.removeprefix(before).removeprefix(header)
 
     def _render_inputs(self, messages: Sequence[Message]) -> tuple[list[dict[str, Any]], dict[str, str], list[Image]]:
         """(messages for the template, {mark: spelled control token it stands for}, canonical pictures)."""

@@ -25,7 +25,7 @@ from lmm_r1.reports import plots
 from lmm_r1.reports.rollouts import stage_rollouts
 from lmm_r1.reports.safety import safe
 from lmm_r1.reports.style import STYLE
-from lmm_r1.reports.verdicts import arms_table, stage_line
+from lmm_r1.reports.verdicts import arms_table, failures, stage_line
 from lmm_r1.runs.diagnose import diagnose
 from lmm_r1.runs.folder import RunFolder, StageFolder
 from lmm_r1.runs.jsonl import read_lines, read_steps, write_text
@@ -271,14 +271,15 @@ def _curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]], colours: Mapping
 def _stage(name: str, records: Sequence[Mapping[str, Any]], folder: StageFolder, colour: str, unfolded: bool) -> str:
     shown = stage_rollouts(folder) if folder.rollouts.is_dir() else ""
     curves = _figure(plots.stage_curves(records, colour), f"curves of {name}")
-    if not shown and not curves:
+    failed = failures(read_lines(folder.failures))
+    if not shown and not curves and not failed:
         return ""
     rollouts = (
         f"<details{' open' if unfolded else ''}><summary>Sampled replies: first, middle and last step</summary>{shown}</details>"
         if shown
         else ""
     )
-    return f'<section><h2><i style="background:{colour}"></i>{safe(name)}</h2>{curves}{_conditions(records)}{stage_line(records)}{_seconds(records)}{rollouts}</section>'
+    return f'<section><h2><i style="background:{colour}"></i>{safe(name)}</h2>{curves}{_conditions(records)}{failed}{stage_line(records)}{_seconds(records)}{rollouts}</section>'
 
 
 def _conditions(records: Sequence[Mapping[str, Any]]) -> str:

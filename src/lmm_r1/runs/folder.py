@@ -55,6 +55,11 @@ class StageFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def failures(self) -> Path:
+        """verifier_failures.jsonl: replies that a verifier failed to judge; absent when there was none."""
+        return self.path / "verifier_failures.jsonl"
+
+    @property
     def rollouts(self) -> Path:
         """Folder of step_000012.jsonl files."""
         return self.path / "rollouts"
