@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import pytest
 
 from lmm_r1.chain import run_recipe
-from lmm_r1.check import LAYOUT, check
+from lmm_r1.check import check
 from lmm_r1.config import Model
 from lmm_r1.data.images import ImageStore
 from lmm_r1.errors import RecipeError
+from lmm_r1.planning.here import Machine
 from lmm_r1.recipes import load_recipe
 from lmm_r1.rewards.remote import TOKEN_VARIABLE
+from lmm_r1.settings import SHIPPED
 from lmm_r1.types import Problem, Text
 from tests.tiny import tiny_recipe
 
@@ -33,10 +36,8 @@ def recipe(folder: Path, rows: Sequence[object] | None, obtain: str = "", domain
         lines = (r if isinstance(r, str) else json.dumps(r) for r in rows)
         (folder / "problems.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     model = folder / "model"
-    model.mkdir()
-    for names in LAYOUT:
-        (model / names[0]).write_text(json.dumps({"model_type": "qwen2_5_vl"}), encoding="utf-8")
-    (model / "model.safetensors").touch()
+    shutil.copytree(SHIPPED, model, ignore=shutil.ignore_patterns("*.safetensors"))
+    (model / "model.safetensors").symlink_to(SHIPPED / "model.safetensors")
     path = folder / "recipe.toml"
     extra = f', obtain = "{obtain}"' if obtain else ""
     extra += f', domain = "{domain}"' if domain else ""
@@ -53,18 +54,20 @@ def words(model: Model, images: ImageStore, problems: Sequence[Problem]) -> list
     return [sum(len(p.text.split()) for m in q.messages for p in m.content if isinstance(p, Text)) for q in problems]
 
 
-def test_the_3b_recipe_is_valid_before_anything_is_downloaded() -> None:
-    """Catches a check that calls absent weights and obtainable data wrong, or hides that they are absent."""
+def test_the_3b_recipe_is_valid_before_anything_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a check that calls absent weights, obtainable data or a machine without a device wrong, or hides that they are absent."""
+    monkeypatch.setattr("lmm_r1.check.this_machine", lambda: Machine((), 2**40))
+    monkeypatch.setattr("lmm_r1.check.disk_fault", lambda *_: None)
     report = check(RECIPES / "lmm_r1_3b" / "fre_text.toml")
-    assert report["ok"], report["errors"]
-    assert [p["field"] for p in report["pending"]] == ["model.base", "stage.fre_text.data.0.path"]
+    assert report["ok"] and not report["ready"], report["errors"]
+    assert [p["field"] for p in report["pending"]] == ["model.base", "model.device", "stage.fre_text.data.0.path"]
     assert all(p["remedy"] for p in report["pending"])
 
 
 def test_good_rows_pass(tmp_path: Path) -> None:
     """Catches a check that finds fault with good data."""
     report = check(recipe(tmp_path, [row("a"), row("b")]), count=words)
-    assert report == {"ok": True, "errors": [], "pending": [], "exit_code": 0}
+    assert report == {"ok": True, "ready": True, "errors": [], "pending": [], "notes": [], "exit_code": 0}
 
 
 def test_bad_rows_are_named(tmp_path: Path) -> None:
@@ -123,7 +126,7 @@ def test_model_folders(tmp_path: Path) -> None:
     assert [e["field"] for e in report["errors"]] == ["model.base"]
     assert len(report["pending"]) == 1
     (tmp_path / "model" / "config.json").write_text('{"model_type": "other"}', encoding="utf-8")
-    assert any('"other"' in e["message"] for e in check(path)["errors"])
+    assert any("'other'" in e["message"] for e in check(path)["errors"])
     assert not check(path, ["model.base=./nowhere"])["ok"]
 
 

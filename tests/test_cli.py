@@ -65,7 +65,7 @@ def test_train_passes_recipe_overrides_and_folder(
     assert calls[0] == ("set_threads", (1,), {})
     _, (recipe, path, out), options = calls[1]
     assert (recipe.seed, recipe.stage["fre_text"].update.lr) == (9, 3e-5)
-    assert (path, out, options) == (RECIPES / "quickstart.toml", tmp_path / "run", {"stage": "mgt_geo"})
+    assert (path, out, options) == (RECIPES / "quickstart.toml", tmp_path / "run", {"stage": "mgt_geo", "checked": True})
     assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8")) == RESULTS
     shown = capsys.readouterr().out
     assert "text: undecided" in shown
@@ -97,17 +97,28 @@ def test_evaluate_sample_and_build_base(calls: list[Any], tmp_path: Path, capsys
             "sets": ["text", "geometry"],
             "items": 5,
             "blind": 0,
-            "prompt": "think",
-            "temperature": 1.0,
-            "max_new_tokens": 64,
             "seed": 3,
+            **dict.fromkeys(("prompt", "temperature", "top_p", "max_new_tokens", "min_pixels", "max_pixels")),
         },
     )
     out = tmp_path / "sample.json"
-    options = ["--prompt", "2+2?", "--image", "a.png", "--image", "b.png", "--n", "2", "--json", str(out)]
+    options = [
+        "--prompt",
+        "2+2?",
+        "--image",
+        "a.png",
+        "--image",
+        "b.png",
+        "--n",
+        "2",
+        "--max-pixels",
+        "15680",
+        "--json",
+        str(out),
+    ]
     assert cli.run(["sample", "micro", *options]) == 0
     assert calls[3][2]["images"] == [Path("a.png"), Path("b.png")]
-    assert calls[3][2]["n"] == 2
+    assert calls[3][2]["n"] == 2 and calls[3][2]["max_pixels"] == 15680
     assert json.loads(out.read_text(encoding="utf-8"))["prompt_token_ids"] == [1]
     assert cli.run(["build-base", "--out", str(tmp_path / "base"), "--steps", "3"]) == 0
     assert calls[5] == ("build_base", (tmp_path / "base",), {"steps": 3, "seed": None, "start": None, "done": 1})

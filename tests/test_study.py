@@ -85,7 +85,7 @@ class Pretend:
         self.ran: list[str] = []
         self.stop_at = stop_at or {}
 
-    def __call__(self, recipe: Recipe, recipe_path: Path, out_dir: Path, *, stage: str, live: Any) -> dict[str, Any]:
+    def __call__(self, recipe: Recipe, recipe_path: Path, out_dir: Path, *, stage: str, **_: Any) -> dict[str, Any]:
         self.ran.append(recipe.name)
         run = RunFolder(out_dir)
         run.keep_recipe(dump_recipe(recipe))
@@ -95,6 +95,7 @@ class Pretend:
         change = CHANGES[train.algorithm.name, str(train.data[0].domain)] + (0.5 if recipe.seed == 2 else 0.0)
         files = run.stage(stage)
         lengths = [20.0] * 5 + [20.0 + change] * 5
+        (files.checkpoints / "step_000010").mkdir()
         write_lines(files.metrics, ({"step": i + 1, "length/mean": length} for i, length in enumerate(lengths)))
         results = {"arms": {stage: {"text": {"accuracy": 0.5, "mean_length": 18.0}}}}
         run.write_json("results.json", results)

@@ -5,23 +5,31 @@ Left out: runs (chain.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
+
+from jinja2 import TemplateError
 
 from lmm_r1.build import Workshop, base_folder, device_of, evaluate_with
-from lmm_r1.config import PLAYERS, Data, Evaluate, Model, Recipe, Stage
+from lmm_r1.config import PLAYERS, Data, Engine, Evaluate, Model, Recipe, Stage
 from lmm_r1.data.images import ImageStore
+from lmm_r1.errors import CheckpointError, Fault, first_line
 from lmm_r1.evaluation.evaluate import evaluate_player
 from lmm_r1.evaluation.results import blind_findings
 from lmm_r1.evaluation.suites import suite
 from lmm_r1.models.adapters import make_adapter
-from lmm_r1.recipes import system_prompt
+from lmm_r1.models.load import resolve_folder
+from lmm_r1.recipes import PROMPTS
 from lmm_r1.rollout.play import seed_of
 from lmm_r1.runs.folder import RunFolder
 from lmm_r1.runs.live import LiveView
+from lmm_r1.settings import Asked, AskedOnce, Used, settle
 from lmm_r1.train import Signals
 from lmm_r1.types import Image, Message, Problem, Request, Text
+
+#: Tokens that an evaluation leaves for a prompt, whatever a reply may take.
+PROMPT_ROOM = 960
 
 
 def evaluate_model(
@@ -30,27 +38,24 @@ def evaluate_model(
     sets: Sequence[str],
     items: int,
     blind: int = 0,
-    prompt: str = "think",
-    temperature: float = 1.0,
-    max_new_tokens: int = 64,
     seed: int = 0,
+    **asked: Unpack[Asked],
 ) -> dict[str, Any]:
     """Evaluate a model folder (or "micro"); {"weights_sha256", "arms": {model: {set: summary}}, and the settings}."""
-    recipe = ad_hoc(model, seed)
+    used = settle_for(model, asked)
+    recipe = ad_hoc(model, seed, used)
     knobs = Evaluate(
         sets=tuple(sets),
         items=items,
         blind=blind,
-        prompt=prompt,
-        temperature=temperature,
-        max_new_tokens=max_new_tokens,
+        temperature=used.temperature,
+        max_new_tokens=used.max_new_tokens,
     )
     shop = workshop(recipe.model_copy(update={"evaluate": knobs}))
     for name in sets:
         suite(name)  # a misspelt set stops before the model loads
     engine, adapter, sha = shop.loaded(base_folder(model))
-    system = system_prompt(recipe, prompt)
-    results = {name: evaluate_with(shop, name, engine, adapter, system) for name in sets}
+    results = {name: evaluate_with(shop, name, engine, adapter, used.system, used.top_p) for name in sets}
     games = [name for name in sets if suite(name).game]
     players = {
         player: {name: evaluate_player(name, items, player, shop.images).summary() for name in games}
@@ -60,9 +65,8 @@ def evaluate_model(
         "arms": {model: {name: result.summary() for name, result in results.items()}, **players},
         "findings": blind_findings({model: results}),
         "weights_sha256": sha,
-        "prompt": prompt,
-        "temperature": temperature,
         "seed": seed,
+        **used.told(),
     }
 
 
@@ -71,26 +75,32 @@ def sample_model(
     prompt: str,
     *,
     images: Sequence[Path] = (),
-    system: str = "",
     n: int = 1,
     seed: int = 0,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    max_new_tokens: int = 64,
+    **asked: Unpack[AskedOnce],
 ) -> dict[str, Any]:
     """Sample n replies: {"samples": [{prompt_token_ids, token_ids, logprobs, stop, text, weights_sha256}], and the settings}.
 
     token_ids hold the placeholders expanded, as the model ran them; logprobs are in nats at the temperature.
     """
-    recipe = ad_hoc(model, seed)
+    used = settle_for(model, asked, prompt="none")
+    recipe = ad_hoc(model, seed, used)
     knobs = recipe.engine.model_copy(update={"slots": min(n, recipe.engine.slots), "max_context": 32768})
     shop = workshop(recipe.model_copy(update={"engine": knobs}))
     engine, adapter, sha = shop.loaded(base_folder(model))
     content: tuple[Text | Image, ...] = (*(shop.images.put_file(path) for path in images), Text(prompt))
-    messages = ((Message("system", (Text(system),)),) if system else ()) + (Message("user", content),)
+    messages = ((Message("system", (Text(used.system),)),) if used.system else ()) + (Message("user", content),)
     encoded = adapter.encode(messages)
     requests = [
-        Request(k, encoded.token_ids, encoded.images, seed_of("sample", seed, k), max_new_tokens, temperature, top_p)
+        Request(
+            k,
+            encoded.token_ids,
+            encoded.images,
+            seed_of("sample", seed, k),
+            used.max_new_tokens,
+            used.temperature,
+            used.top_p,
+        )
         for k in range(n)
     ]
     engine.submit(requests)
@@ -100,8 +110,8 @@ def sample_model(
         "weights_sha256": sha,
         "prompt_token_ids": encoded.token_ids.tolist(),
         "images": [i.sha for i in encoded.images],
-        "temperature": temperature,
         "seed": seed,
+        **used.told(),
         "samples": [
             {
                 "prompt_token_ids": encoded.token_ids.tolist(),
@@ -119,13 +129,27 @@ def sample_model(
 def prompt_tokens(model: Model, images: ImageStore, problems: Sequence[Problem]) -> list[int]:
     """Tokens of each problem's prompt, pictures included, as the model of a recipe would see them."""
     adapter = make_adapter(base_folder(model.base), images, model)
-    return [len(adapter.encode(problem.messages).token_ids) for problem in problems]
+    try:
+        return [len(adapter.encode(problem.messages).token_ids) for problem in problems]
+    except TemplateError as error:
+        what = f"the chat template cannot be rendered: {first_line(error)}"
+        raise CheckpointError(Fault(what, file=model.base)) from None
 
 
-def ad_hoc(model: str, seed: int) -> Recipe:
-    """A recipe around a model that is only sampled from."""
+def settle_for(model: str, asked: Mapping[str, object], **usual: Any) -> Used:
+    """The settings for a model folder, a hub id, "micro", or a scripted player. usual: the command's own defaults.
+
+    RecipeError for an unknown profile, CheckpointError for a folder that is not there or broken.
+    """
+    return settle(None if model in PLAYERS else resolve_folder(base_folder(model)), asked, usual, PROMPTS)
+
+
+def ad_hoc(model: str, seed: int, used: Used) -> Recipe:
+    """A recipe around a model that is only sampled from, at the settings that are used."""
     never = Stage(steps=1, data=(Data(domain="text"),))
-    return Recipe(name="ad_hoc", seed=seed, model=Model(base=model), stage={"never": never})
+    knobs = Model(base=model, min_pixels=used.min_pixels, max_pixels=used.max_pixels)
+    room = max(used.max_context or 0, PROMPT_ROOM + used.max_new_tokens)
+    return Recipe(name="ad_hoc", seed=seed, model=knobs, engine=Engine(max_context=room), stage={"never": never})
 
 
 def workshop(recipe: Recipe) -> Workshop:

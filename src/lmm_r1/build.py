@@ -26,7 +26,7 @@ from lmm_r1.data.made import MadeSource
 from lmm_r1.data.stream import First, ProblemStream, Source
 from lmm_r1.data.synthetic.problems import SyntheticSource
 from lmm_r1.envs.episode import dice
-from lmm_r1.envs.games import draw_problem, game, open_environment, options_of
+from lmm_r1.envs.games import draw_problem, game, open_environment, options_of, player_of
 from lmm_r1.errors import DataError, Fault, RankLostError, RecipeError
 from lmm_r1.evaluation.evaluate import SetResult, evaluate_set
 from lmm_r1.evaluation.suites import suite
@@ -310,10 +310,14 @@ class Workshop:
         return engine, adapter, engine.load_weights(weights, version=0)
 
 
-def evaluate_with(shop: Workshop, name: str, engine: SyncedEngine, adapter: ModelAdapter, system: str) -> SetResult:
-    """One set with the recipe's evaluation settings."""
+def evaluate_with(
+    shop: Workshop, name: str, engine: SyncedEngine, adapter: ModelAdapter, system: str, top_p: float = 1.0
+) -> SetResult:
+    """One set with the recipe's evaluation settings; a run's own evaluations have no nucleus."""
     knobs = shop.recipe.evaluate
-    sampling = Sampling(knobs.max_new_tokens, knobs.temperature, max_context=shop.recipe.engine.max_context)
+    sampling = Sampling(
+        knobs.max_new_tokens, knobs.temperature, top_p=top_p, max_context=shop.recipe.engine.max_context
+    )
     with engine.awake():
         return evaluate_set(
             name, knobs.items, engine, adapter, shop.images, make_scorer(Reward()), sampling,
@@ -389,8 +393,7 @@ def exact_sampler(recipe: Recipe, stage: Stage) -> bool:
 
 def imitated(problem: Problem, slips: float) -> Player:
     """Who plays a game's episode that a supervised stage imitates."""
-    kind = game(problem.env)
-    return careless(kind.player("expert", problem), kind.player("random", problem), slips, dice(problem, "slips"))
+    return careless(player_of("expert", problem), player_of("random", problem), slips, dice(problem, "slips"))
 
 
 def _metrics(results: Mapping[str, SetResult]) -> dict[str, float]:

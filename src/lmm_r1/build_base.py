@@ -28,11 +28,11 @@ from lmm_r1.data.images import ImageStore
 from lmm_r1.data.synthetic import habits
 from lmm_r1.data.synthetic.items import Picture
 from lmm_r1.data.synthetic.problems import to_problem
+from lmm_r1.disk import sha256_of
 from lmm_r1.models.load import load_model, load_tokenizer
 from lmm_r1.models.micro import micro_config, micro_tokenizer, save_micro
 from lmm_r1.models.qwen_vl import QwenVLAdapter
 from lmm_r1.recipes import PROMPTS
-from lmm_r1.runs.checkpoint import sha256_of
 from lmm_r1.types import Image, Message, Text
 
 

@@ -7,63 +7,72 @@ resumes. Left out: the loop of a stage (train.py), and what any object is made o
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
 
-from lmm_r1.build import Workshop, adapters_seed, base_folder, device_of, evaluate_with, probes, stage_run
-from lmm_r1.check import check_cluster, check_engine, check_extras
-from lmm_r1.config import PLAYERS, Evaluate, Recipe, Stage
+from lmm_r1.ask import prompt_tokens
+from lmm_r1.build import Workshop, adapters_seed, base_folder, device_of, evaluate_with, stage_run
+from lmm_r1.check import require
+from lmm_r1.config import PLAYERS, Evaluate, Recipe
 from lmm_r1.data.images import ImageStore
-from lmm_r1.errors import CheckpointError, Fault, RankLostError, RecipeError
+from lmm_r1.errors import CheckpointError, Fault, RankLostError
 from lmm_r1.evaluation.evaluate import SetResult, evaluate_player, result_from
 from lmm_r1.evaluation.results import results_of
 from lmm_r1.evaluation.suites import suite
-from lmm_r1.models.load import DTYPES, export_model, fill, resolve_folder
-from lmm_r1.recipes import dump_recipe, system_prompt
+from lmm_r1.exports import hand_off, keep_provenance, verify_export
+from lmm_r1.recipes import PROMPTS, dump_recipe, system_prompt
 from lmm_r1.reports.page import write_report
 from lmm_r1.rewards.score import make_scorer
-from lmm_r1.rollout.weights import TOLERANCES, ScoringTrainer, SyncedEngine
+from lmm_r1.rollout.weights import SyncedEngine
+from lmm_r1.runs.changes import Change
 from lmm_r1.runs.folder import RunFolder, StageFolder
-from lmm_r1.runs.jsonl import fsync_folder, write_json
+from lmm_r1.runs.jsonl import write_json
 from lmm_r1.runs.live import LiveView
-from lmm_r1.runs.provenance import provenance
+from lmm_r1.runs.provenance import threads_of
 from lmm_r1.seams import ModelAdapter
+from lmm_r1.settings import local_folder, settings_notes
 from lmm_r1.train import Signals, StageRun, train_stage
-from lmm_r1.trainers.local import LocalTrainer, score_stream
-from lmm_r1.types import Bound
-
-#: The largest log-prob difference between a stage's trainer and its exported, reloaded model.
-HAND_OFF_TOLERANCE = Bound(1e-5, 1e-5)
 
 
 def run_recipe(
-    recipe: Recipe, recipe_path: Path, out_dir: Path, *, stage: str | None = None, live: LiveView | None = None
+    recipe: Recipe,
+    recipe_path: Path,
+    out_dir: Path,
+    *,
+    stage: str | None = None,
+    live: LiveView | None = None,
+    checked: bool = False,
 ) -> dict[str, Any]:
     """Run a recipe into a run folder, or what is left of it; returns the content of results.json.
 
-    stage: only this stage and the ones it starts from. Raises LmmR1Error subclasses; the folder is
-    locked while this runs, and the same call resumes after any of them.
+    stage: only this stage and the ones it starts from. checked: `check.require` has passed for just this call, else it is called
+    here. Raises LmmR1Error subclasses; the folder is locked while this runs, and the same call resumes after any of them.
     """
-    if stage is not None and stage not in recipe.stage:
-        raise RecipeError(f"no stage '{stage}' (there are: {', '.join(recipe.stage)})")
-    missing = [fault for name in _wanted(recipe, stage) for fault in check_extras(name, recipe.stage[name])]
-    missing += check_cluster(recipe) + check_engine(recipe.engine)
-    if missing:  # before anything is sampled or loaded
-        raise RecipeError(*missing)
+    if not checked:
+        require(recipe, recipe_path, out=out_dir, stage=stage, count=prompt_tokens)
     run = RunFolder(out_dir)
-    with run.lock(), Signals().caught() as signals, live or LiveView(title=recipe.name) as view:
+    with (
+        run.leaving_no_debris(),
+        run.lock(),
+        Signals().caught() as signals,
+        live or LiveView(title=recipe.name) as view,
+    ):
         text = dump_recipe(recipe)
         base = base_folder(recipe.model.base)
-        if run.keep_recipe(text):
-            local = Path(base) if Path(base).is_dir() else None
-            run.write_json("provenance.json", provenance(sys.argv, text, local, torch.get_num_threads(), recipe.seed))
+        kept = run.keep_recipe(text)
+        if kept.fresh:  # what an earlier start came from, which has made nothing, binds nobody
+            run.provenance.unlink(missing_ok=True)
+        keep_provenance(run, recipe, text, kept.fresh, view.note)
+        if not kept.fresh:
+            tell_changes(run, kept.changes, view)
+        folder = local_folder(recipe.model.base)
+        for note in settings_notes(recipe, folder, PROMPTS) if folder is not None else []:
+            view.note(note)
         device = device_of(recipe.model, elsewhere=recipe.cluster.address not in ("", "local"))
         shop = Workshop(recipe, recipe_path, run, view, signals, ImageStore(), device, recipe.model.dtype)
         results: dict[str, dict[str, SetResult]] = {}
@@ -71,7 +80,7 @@ def run_recipe(
             if recipe.evaluate.sets:
                 evaluate_base(shop, base, results)
                 evaluate_players(shop, results)
-            for name in _wanted(recipe, stage):
+            for name in recipe.wanted(stage):
                 run_stage(shop, name, results)
         summary = results_of(recipe, results)
         run.write_json("results.json", summary)
@@ -79,21 +88,23 @@ def run_recipe(
         return summary
 
 
-def _wanted(recipe: Recipe, stage: str | None) -> list[str]:
-    """Stages to run, in order: all, or one with its ancestors."""
-    if stage is None:
-        return recipe.order()
-    wanted = {stage}
-    while (stage := recipe.stage[stage].start) != "base":
-        wanted.add(stage)
-    return [name for name in recipe.order() if name in wanted]
+def tell_changes(run: RunFolder, changes: Sequence[Change], view: LiveView) -> None:
+    """Notes of a run that goes on: what its recipe has changed, and threads other than those it began with."""
+    for change in changes:
+        view.note(f"changed since the last session: {change}")
+    began, now = threads_of(run.provenance), torch.get_num_threads()
+    if began not in (None, now):
+        view.note(
+            f"this run began with {began} CPU threads and goes on with {now}: its numbers may differ in the last digits from "
+            "those of a run that kept them"
+        )
 
 
 def evaluate_base(shop: Workshop, base: str, results: dict[str, dict[str, SetResult]]) -> None:
     """The arm "base", and "base_no_prompt" where asked (the paper evaluates its base without, C.2)."""
     knobs = shop.recipe.evaluate
     arms = [("base", knobs.prompt)] + ([("base_no_prompt", "none")] if knobs.also_without_prompt else [])
-    missing = [arm for arm, _ in arms if _stored(shop.run.stage(arm), knobs) is None]
+    missing = [arm for arm, _ in arms if missing_sets(shop.run.stage(arm), knobs)]
     engine, adapter, _ = shop.loaded(base) if missing else (None, None, "")
     for arm, profile in arms:
         results[arm] = evaluate_arm(shop, arm, profile, engine, adapter)
@@ -122,39 +133,53 @@ def evaluate_arm(
 
 
 def _measured(shop: Workshop, arm: str, knobs: Evaluate, measure: Callable[[str], SetResult]) -> dict[str, SetResult]:
-    """Results of an arm on the sets of `knobs`: read back when stored, else measured set by set and stored."""
+    """Results of an arm on the sets of `knobs`: each is read back when stored, else measured and stored."""
     folder = shop.run.stage(arm)
-    stored = _stored(folder, knobs)
-    if stored is None:
-        stored = {}
-        for name in knobs.sets:
-            stored[name] = measure(name)
-            write_json(folder.evaluations / f"{name}.json", stored[name].record())
-    for name, result in stored.items():
-        shop.live.evaluation(arm, name, result.summary())
-    return stored
-
-
-def _stored(folder: StageFolder, knobs: Evaluate) -> dict[str, SetResult] | None:
-    """Results of an earlier session, when all sets are there with the same number of items and version."""
     found = {}
     for name in knobs.sets:
-        path = folder.evaluations / f"{name}.json"
-        if not path.is_file():
-            return None
-        result = result_from(json.loads(path.read_text(encoding="utf-8")))
-        if len(result.items) != knobs.items or result.version != suite(name).version:
-            return None
+        result = stored_result(folder, name, knobs)
+        if result is None:
+            result = measure(name)
+            write_json(folder.evaluations / f"{name}.json", {**result.record(), "asked": {"blind": knobs.blind}})
         found[name] = result
+        shop.live.evaluation(arm, name, result.summary())
     return found
+
+
+def missing_sets(folder: StageFolder, knobs: Evaluate) -> list[str]:
+    """Sets that an arm has no results of, as they are asked for now."""
+    return [name for name in knobs.sets if stored_result(folder, name, knobs) is None]
+
+
+def stored_result(folder: StageFolder, name: str, knobs: Evaluate) -> SetResult | None:
+    """The result of an earlier session on a set, when it has the same items, version and blind check.
+
+    CheckpointError when its file is damaged.
+    """
+    path = folder.evaluations / f"{name}.json"
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        result = result_from(record)
+        blind = int(record.get("asked", {}).get("blind", len(result.blind) or knobs.blind))
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        remedy = "remove it: the set is then measured anew"
+        raise CheckpointError(Fault(f"is no result of an evaluation: {error}", str(path), remedy=remedy)) from None
+    same = (len(result.items), result.version, blind) == (knobs.items, suite(name).version, knobs.blind)
+    return result if same else None
 
 
 def run_stage(shop: Workshop, name: str, results: dict[str, dict[str, SetResult]]) -> None:
     """Train one stage, export it, prove the hand-off, evaluate it; each only when not done before."""
     recipe, stage = shop.recipe, shop.recipe.stage[name]
     folder = shop.run.stage(name)
-    finished = (folder.model / "config.json").is_file()
-    if finished and _stored(folder, recipe.evaluate) is not None:
+    finished = folder.model.is_dir()
+    if finished:
+        verify_export(folder)
+    if stage.start != "base":
+        verify_export(shop.run.stage(stage.start))
+    if finished and not missing_sets(folder, recipe.evaluate):
         results[name] = evaluate_arm(shop, name, recipe.evaluate.prompt, None, None)
         return
     start = base_folder(recipe.model.base) if stage.start == "base" else str(shop.run.stage(stage.start).model)
@@ -189,35 +214,3 @@ def _trained(shop: Workshop, assemble: Callable[[], StageRun], finish: Callable[
         finally:
             if run is not None:
                 run.tracker.close()
-
-
-def hand_off(shop: Workshop, stage: Stage, run: StageRun, model: Any, start: str) -> None:
-    """Export a trained stage; proved before it gets its name: a model/ that is there is taken for finished by every later call."""
-    trainer = cast(ScoringTrainer, run.trainer)  # as Workshop.trainer makes them
-    unproved = run.folder.path / ".model_unproved"
-    if not isinstance(trainer, LocalTrainer):  # whose model this is
-        fill(model, trainer.weights())
-    export_model(model, resolve_folder(start), unproved)
-    check_hand_off(shop, stage, trainer, unproved, run.adapter)
-    unproved.rename(run.folder.model)
-    fsync_folder(run.folder.path)
-
-
-def check_hand_off(
-    shop: Workshop, stage: Stage, trainer: ScoringTrainer, exported: Path, adapter: ModelAdapter
-) -> None:
-    """Reload an exported model and compare its log-probs with the trainer's on the probes, at the stage's temperature."""
-    reloaded = shop.model(str(exported))
-    for probe in probes(adapter, shop.images):
-        ours = trainer.score(probe.token_ids, probe.images)
-        theirs = score_stream(
-            reloaded, adapter, probe.token_ids, probe.images, stage.rollout.temperature, reloaded.device
-        )  # fmt: skip
-        gaps = np.abs(ours.astype(np.float64) - theirs)
-        # Merged adapters are rounded anew, and ranks may compute on another device: the export is then held to what the engine
-        # is held to.
-        alike = stage.lora is None and isinstance(trainer, LocalTrainer)
-        allowed = HAND_OFF_TOLERANCE if alike else TOLERANCES[DTYPES[shop.dtype]]
-        if allowed.broken_by(gaps):
-            said = f"the exported model's log-probs differ from the trainer's by {gaps.max():.3g} nats, {gaps.mean():.3g} in the mean"
-            raise CheckpointError(Fault(said, file=str(exported)))

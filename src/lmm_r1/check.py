@@ -1,47 +1,35 @@
-"""`lmm-r1 check`: everything about a recipe that can be known without training.
+"""Whether a recipe can run: everything that can be known without training, asked by `lmm-r1 check` and by every run before it starts.
 
-The recipe, the model folder's layout, every row of prepared data and its pass rate, the length of every prompt, and that each
-verifier can be used. What is merely not here yet (hub weights, data that says how to obtain it, a verifier's
-server) is pending, not wrong.
+The recipe, the model folder's files and its chat template, every row of prepared data and its pass rate, the length of every
+prompt, own verifiers and games, tried; the device, memory and disk of this machine; the run folder. All faults of all of these
+come at once. What is merely not here (hub weights, data that says how to obtain it, a verifier's server, a device) is pending:
+nothing is wrong with the recipe, but a run would refuse it here, unless it fetches what is missing by itself.
 Leaves out loading weights. Counting prompt tokens needs an adapter, so the counter comes from outside.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lmm_r1.config import Data, Engine, Model, Recipe, Reward, Stage
-from lmm_r1.data.curriculum import graded
-from lmm_r1.data.images import ImageStore
-from lmm_r1.data.raw.sources import read_problems, rows
-from lmm_r1.data.stream import First, ListSource, Source, with_system
-from lmm_r1.data.synthetic.problems import SyntheticSource
-from lmm_r1.envs.games import draw_problem, game, options_of
-from lmm_r1.errors import CheckpointError, DataError, EngineError, Fault, RecipeError
-from lmm_r1.recipes import data_path, load_recipe, system_prompt
-from lmm_r1.rewards import VERIFIERS
+from lmm_r1.config import Engine, Model, Recipe, Reward, Stage
+from lmm_r1.errors import CheckpointError, EngineError, Fault, RecipeError
+from lmm_r1.evaluation.suites import SUITES
+from lmm_r1.judging import nearest
+from lmm_r1.models.folder_files import folder_faults, without_text
+from lmm_r1.models.reply_opening import reply_opening
+from lmm_r1.planning.here import disk_fault, missing_here, this_machine
+from lmm_r1.recipes import PROMPTS, dump_recipe, read_recipe
+from lmm_r1.rewards.format import format_can_be_right
 from lmm_r1.rewards.score import make_scorer
-from lmm_r1.types import Problem, Turn
-
-#: count(model, images, problems) -> prompt tokens of each problem, pictures included.
-CountTokens = Callable[[Model, ImageStore, Sequence[Problem]], list[int]]
-
-#: What a Hugging Face folder must hold besides weights: the file, and others that do as well.
-LAYOUT = (
-    ("config.json",),
-    ("tokenizer.json", "vocab.json"),
-    ("tokenizer_config.json",),
-    ("preprocessor_config.json", "processor_config.json"),
-)
-#: Problems of a game that are made to see whether it makes any.
-GAMES_TRIED = 4
-SHIPPED = Path(__file__).parent / "models" / "micro_base"
+from lmm_r1.runs.folder import RunFolder
+from lmm_r1.settings import local_folder, settings_notes
+from lmm_r1.stage_checks import CountTokens, Findings, Tried, check_stage, first_row
+from lmm_r1.types import FAILED_VERDICTS, Problem, Turn
 
 
 def check(
@@ -49,34 +37,214 @@ def check(
     overrides: Sequence[str] = (),
     count: CountTokens | None = None,
     overlays: Sequence[str | Path] = (),
+    *,
+    out: Path | None = None,
+    stage: str | None = None,
 ) -> dict[str, Any]:
-    """{"ok", "errors": [{file, row, field, message, remedy}], "pending": [the same], "exit_code"}; never raises for a fault.
+    """{"ok", "ready", "errors": [{file, row, field, message, remedy}], "pending", "notes": [the same], "exit_code"}; never raises
+    for a fault. See `examine`."""
+    return examine_file(path, overrides, count, overlays, out=out, stage=stage)[1].report()
 
-    count: None leaves prompt lengths unchecked; it is called only when the model's folder is on this disk.
+
+def examine_file(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    count: CountTokens | None = None,
+    overlays: Sequence[str | Path] = (),
+    *,
+    out: Path | None = None,
+    stage: str | None = None,
+) -> tuple[Recipe | None, Findings]:
+    """(the recipe, what was found in it and behind it); the recipe is for running only when nothing was found."""
+    read = read_recipe(path, overrides, overlays)
+    found = Findings()
+    found.add(RecipeError.exit_code, read.faults)
+    if read.recipe is not None:
+        folder = out or folder_of(read.recipe)
+        examine(read.recipe, Path(path), found, count=count, out=folder, stage=stage, mended=read.touched)
+    return read.recipe, found
+
+
+def folder_of(recipe: Recipe) -> Path:
+    """Where a run goes that is given no folder."""
+    return Path("runs") / recipe.name
+
+
+def require(
+    recipe: Recipe,
+    recipe_path: Path,
+    *,
+    out: Path | None = None,
+    stage: str | None = None,
+    count: CountTokens | None = None,
+    tried: Tried | None = None,
+) -> None:
+    """Raise everything that would stop a run of the recipe into `out`, before anything is loaded or written."""
+    found = Findings()
+    examine(recipe, recipe_path, found, count=count, out=out, stage=stage, tried=tried)
+    found.require()
+
+
+def examine(
+    recipe: Recipe,
+    recipe_path: Path,
+    found: Findings,
+    *,
+    count: CountTokens | None = None,
+    out: Path | None = None,
+    stage: str | None = None,
+    mended: frozenset[str] = frozenset(),
+    tried: Tried | None = None,
+) -> None:
+    """Find whatever would stop a run of a recipe.
+
+    count: None leaves prompt lengths unchecked; it is called only when the model's folder is on this disk. out: the run's folder;
+    its finished stages are left out. stage: only this one and those it starts from. mended: fields that are not as the file has
+    them. tried: kept between calls.
     """
-    try:
-        recipe = load_recipe(path, overrides, overlays)
-    except RecipeError as error:
-        return _report(list(error.faults), [], error.exit_code)
-    wrong, pending = check_model(recipe.model)
-    exit_code = CheckpointError.exit_code if wrong else 0
-    here = not wrong and not pending
-    rows_wrong: list[Fault] = []
-    verifiers_wrong: list[Fault] = []
+    tried = tried or Tried()
+    if stage is not None and stage not in recipe.stage:
+        fault = Fault(f'no stage "{stage}"', field="--stage", remedy=nearest(stage, recipe.stage))
+        found.add(RecipeError.exit_code, [fault])
+        stage = None
+    wrong, missing = model_faults(recipe.model)
+    fetched = local_folder(recipe.model.base) is None
+    found.add(CheckpointError.exit_code, wrong, missing, 0 if fetched else None)
+    loads = not wrong and not missing
+    run = RunFolder(out) if out is not None else None
+    todo = [name for name in recipe.wanted(stage) if run is None or not (run.path / name / "model").is_dir()]
+    here = _needs(found, recipe, recipe_path, todo, mended) and loads
+    rows = Findings()  # a run meets these last
+    for name in todo:
+        _try_verifier(found, name, recipe.stage[name], recipe_path, tried)
+        # Lengths under a limit, a prompt or a model that is not the file's would be faults of nobody.
+        own = ("model", "prompts", f"stage.{name}.rollout", f"stage.{name}.prompt")
+        as_written = not any(m == f"stage.{name}" or m.startswith(own) for m in mended)
+        check_stage(found, rows, recipe_path, recipe, name, count if here and as_written else None, tried)
+    found.wrong += rows.wrong
+    found.pending += rows.pending
+    if here:
+        found.notes += model_notes(recipe)
+    if run is not None:
+        _check_folder(found, run, recipe, todo, bool(mended))
+
+
+def _try_verifier(found: Findings, name: str, stage: Stage, recipe_path: Path, tried: Tried) -> None:
+    """A stage's verifier, on the first row that it will judge; those that stages have alike are tried once, with one process."""
+    reward = stage.reward
+    row = first_row(recipe_path, stage, tried) if reward.verifier else None
+    key = (reward.verifier, reward.limit_s, reward.compat, row and row.id)
+    if key not in tried.verifiers:
+        tried.verifiers[key] = check_verifier(name, reward.model_copy(update={"workers": 1}), row)
+    at = f"stage.{name}.reward.verifier"
+    wrong, missing = ([replace(fault, field=at) for fault in faults] for faults in tried.verifiers[key])
+    found.add(RecipeError.exit_code, wrong, missing, EngineError.exit_code)
+
+
+def _needs(found: Findings, recipe: Recipe, path: Path, todo: Sequence[str], mended: frozenset[str]) -> bool:
+    """Libraries, the chat template, and what this machine must have. Returns whether the template can be rendered."""
+    renders = True
     needed = check_cluster(recipe) + check_engine(recipe.engine)
-    verifiers_wrong += [replace(fault, file=str(path)) for fault in needed]
-    for name, stage in recipe.stage.items():
-        verifiers_wrong += [replace(fault, file=str(path)) for fault in check_extras(name, stage)]
-        found, missing = check_verifier(name, stage.reward)
-        verifiers_wrong += found
-        pending += missing
-        found, missing = _check_stage(Path(path), recipe, name, stage, count if here else None)
-        rows_wrong += found
-        pending += missing
-    # The first kind of fault that a run would meet decides the exit code.
-    exit_code = exit_code or (RecipeError.exit_code if verifiers_wrong else 0)
-    exit_code = exit_code or (DataError.exit_code if rows_wrong else 0)
-    return _report(wrong + verifiers_wrong + rows_wrong, pending, exit_code)
+    for name in todo:
+        needed += check_extras(name, recipe.stage[name])
+    found.add(RecipeError.exit_code, [replace(fault, file=str(path)) for fault in needed])
+    folder = local_folder(recipe.model.base)
+    if folder is not None and not folder_faults(folder):
+        try:
+            profiles = [*(recipe.stage[name].prompt for name in todo), recipe.evaluate.prompt]
+            system = next((text for profile in profiles if (text := {**PROMPTS, **recipe.prompts}.get(profile))), "")
+            opening, template = reply_opening(folder, system)
+        except CheckpointError as error:
+            renders = False
+            found.add(error.exit_code, [replace(fault, field="model.base") for fault in error.faults])
+        else:
+            found.add(RecipeError.exit_code, format_faults(recipe, todo, opening, template))
+    if todo and not any(m.split(".")[0] in ("model", "cluster", "engine") for m in mended):
+        wanted = recipe.model_copy(update={"stage": {name: recipe.stage[name] for name in todo}})
+        here = [replace(fault, file=str(path)) for fault in missing_here(wanted, this_machine())]
+        found.add(RecipeError.exit_code, (), here)
+    return renders
+
+
+def format_faults(recipe: Recipe, stages: Iterable[str], opening: str, template: Path) -> list[Fault]:
+    """Stages whose format reward can never be paid, because of what the template writes at the start of every reply."""
+    if format_can_be_right(opening):
+        return []
+    return [
+        Fault(
+            f"the chat template begins every reply with {opening[-60:]!r}: none can have the right format, so "
+            f"reward.format = {recipe.stage[name].reward.format:g} would never be paid",
+            file=str(template),
+            field=f"stage.{name}.reward.format",
+            remedy="a template that ends with the assistant's mark, or with <think>; or reward = { format = 0.0 }",
+        )
+        for name in stages
+        if recipe.stage[name].reward.format > 0 and recipe.stage[name].algorithm.name != "sft"
+    ]
+
+
+def _check_folder(found: Findings, run: RunFolder, recipe: Recipe, todo: Sequence[str], mended: bool) -> None:
+    """What is in the way in a run's folder, a recipe that it does not take, and the room on its disk."""
+    in_the_way = run.faults(list(recipe.stage))
+    found.add(CheckpointError.exit_code, in_the_way)
+    if in_the_way:
+        return
+    try:
+        changed = run.changes_to(dump_recipe(recipe)).refused if not mended else ()
+    except CheckpointError as error:
+        found.add(error.exit_code, error.faults)
+        return
+    found.add(RecipeError.exit_code, changed)
+    full = None if mended else disk_fault(recipe, {name: run.path / name for name in todo}, run.path)
+    if full is not None:
+        found.add(CheckpointError.exit_code, (), [full])
+
+
+def require_model(base: str) -> None:
+    """Raise what is wrong with a model that a command is given: a folder's files, or a name that is neither folder nor hub id."""
+    found = Findings()
+    _add_model(found, base)
+    found.require()
+
+
+def require_evaluation(base: str, sets: Sequence[str], others: Sequence[Fault] = ()) -> None:
+    """Raise what would stop an evaluation, all at once: unknown sets, none at all, the model's folder; and what else was found."""
+    found = Findings()
+    unknown = [name for name in sets if name not in SUITES]
+    asked = [Fault(f'no evaluation set "{name}"', field="--sets", remedy=nearest(name, SUITES)) for name in unknown]
+    if not sets:
+        asked.append(Fault("names no evaluation set", field="--sets", remedy=f"known: {', '.join(SUITES)}"))
+    found.add(RecipeError.exit_code, [*asked, *others])
+    _add_model(found, base)
+    found.require()
+
+
+def _add_model(found: Findings, base: str) -> None:
+    """What is wrong with a command's MODEL; a hub id is fetched by whoever loads it."""
+    wrong, missing = (
+        [replace(fault, field="MODEL") if fault.field == "model.base" else fault for fault in faults]
+        for faults in model_faults(Model(base=base))
+    )
+    found.add(CheckpointError.exit_code, wrong, missing, 0 if local_folder(base) is None else None)
+
+
+def model_faults(model: Model) -> tuple[list[Fault], list[Fault]]:
+    """`check_model`; a run, a stage or a checkpoint in place of a model folder is told where its model lies."""
+    wrong, pending = check_model(model)
+    folder = Path(model.base).expanduser()
+    meant = [] if (folder / "config.json").is_file() or model.base == "micro" else models_near(folder)
+    if not meant or not wrong + pending:
+        return wrong, pending
+    names = " or ".join(str(path) for path in meant[:4])
+    return [Fault("is no model folder", file=str(folder), field="model.base", remedy=f"did you mean {names}?")], []
+
+
+def models_near(folder: Path) -> list[Path]:
+    """Exported models of the run, stage or checkpoint that a folder is: RUN/STAGE/model."""
+    places = [folder / "model", *sorted(folder.glob("*/model"))]
+    if folder.name == "checkpoints" or folder.parent.name == "checkpoints":
+        places.append((folder if folder.name == "checkpoints" else folder.parent).parent / "model")
+    return [path for path in places if (path / "config.json").is_file()]
 
 
 def check_engine(engine: Engine) -> list[Fault]:
@@ -112,157 +280,59 @@ def check_cluster(recipe: Recipe) -> list[Fault]:
     return [Fault("needs the library ray", field="cluster.address", remedy='pip install "lmm-r1[ray]"')]
 
 
-def check_verifier(stage: str, reward: Reward) -> tuple[list[Fault], list[Fault]]:
-    """(errors, pending) of a stage's verifier: it is started as a run would start it, and judges one answer.
+def check_verifier(stage: str, reward: Reward, row: Problem | None = None) -> tuple[list[Fault], list[Fault]]:
+    """(errors, pending) of a stage's verifier: it is started as a run would start it, and judges one answer, to `row` if given.
 
-    A verifier that fails on a plain answer would score every reply "error". A server that does not answer is pending.
+    A verifier that fails on a plain answer would score every reply "error". A server that does not answer is pending; one
+    whose own verifier fails is not.
     """
     field = f"stage.{stage}.reward.verifier"
-    plain = Problem("check", (), "7", verifier="math")
+    plain = row or Problem("check", (), "7", verifier="math")
+    reply = f"<think>{plain.answer}</think><answer>{plain.answer}</answer>"
     try:
         with closing(make_scorer(reward)) as scorer:
-            verdict = scorer(plain, (Turn(0, 1, "<think>7</think><answer>7</answer>"),), "eos").verdicts["accuracy"]
+            found = scorer(plain, (Turn(0, 1, reply),), "eos")
     except RecipeError as error:
         return [replace(fault, field=field) for fault in error.faults], []
     except EngineError as error:
         return [], [replace(fault, field=field) for fault in error.faults]
-    if verdict in ("error", "timeout"):
+    verdict = found.verdicts["accuracy"]
+    if verdict in FAILED_VERDICTS:
         what = "fails" if verdict == "error" else "does not answer in time"
+        why = found.details.get("accuracy", "it says no more")
         remedy = "its arguments are (problem, reply), where problem.answer and problem.meta come from the row"
-        return [Fault(f"the verifier {what} on a plain answer (gold 7, reply 7)", field=field, remedy=remedy)], []
+        asked = f"gold {plain.answer[:40]}, reply {plain.answer[:40]}" + (f", row {row.id}" if row is not None else "")
+        return [Fault(f"the verifier {what} on a plain answer ({asked}): {why}", field=field, remedy=remedy)], []
     return [], []
 
 
 def check_model(model: Model) -> tuple[list[Fault], list[Fault]]:
-    """(errors, pending) of the start weights: the layout of a local folder; a hub id is pending."""
-    folder = SHIPPED if model.base == "micro" else Path(model.base).expanduser()
-    if not folder.is_dir():
-        if folder.is_file() or model.base.count("/") != 1 or model.base.startswith((".", "/", "~")):
+    """(errors, pending) of the start weights: what a run would say of a local folder's files; a hub id is pending."""
+    folder = local_folder(model.base)
+    if folder is None:
+        if (
+            Path(model.base).expanduser().is_file()
+            or model.base.count("/") != 1
+            or model.base.startswith((".", "/", "~"))
+        ):
             return [Fault("no such model folder", file=model.base, field="model.base")], []
         remedy = f"fetched from the hub by its first use, or: hf download {model.base} and give that folder"
         return [], [Fault("weights are not a local folder", file=model.base, field="model.base", remedy=remedy)]
-    wrong = [
-        Fault(f"the model folder has no {' or '.join(names)}", file=str(folder), field="model.base")
-        for names in LAYOUT
-        if not any((folder / name).is_file() for name in names)
-    ]
-    wrong += _check_config(folder / "config.json")
+    wrong = [replace(fault, field=fault.field or "model.base") for fault in folder_faults(folder)]
     pending = []
     if not any(folder.glob("*.safetensors")):
         pending.append(Fault("the model folder has no *.safetensors", file=str(folder), field="model.base"))
     return wrong, pending
 
 
-def _check_config(path: Path) -> list[Fault]:
-    """Is config.json readable, and of a family that there is an adapter for?"""
-    if not path.is_file():
+def model_notes(recipe: Recipe) -> list[Fault]:
+    """What a person should know of the start weights, though it is no fault."""
+    folder = local_folder(recipe.model.base)
+    if folder is None or folder_faults(folder):
         return []
-    try:
-        family = json.loads(path.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        return [Fault(f"not a model's config: {error}", file=str(path))]
-    if family != "qwen2_5_vl":
-        return [
-            Fault(
-                f'no adapter for the family "{family}"', file=str(path), field="model_type", remedy="known: qwen2_5_vl"
-            )
-        ]
-    return []
-
-
-def _check_stage(
-    recipe_path: Path, recipe: Recipe, name: str, stage: Stage, count: CountTokens | None
-) -> tuple[list[Fault], list[Fault]]:
-    """(errors, pending) of a stage's prepared data."""
-    wrong: list[Fault] = []
-    pending: list[Fault] = []
-    for index, data in enumerate(stage.data):
-        if data.source == "game":
-            wrong += _check_game(recipe, stage, data, f"stage.{name}.data.{index}", count)
-            continue
-        if data.source != "problems":
-            wrong += _check_difficulty(recipe_path, data, f"stage.{name}.data.{index}")
-            continue
-        path, field = data_path(recipe_path, data), f"stage.{name}.data.{index}"
-        if not path.is_file():
-            absent = Fault("the data is not here", file=str(path), field=f"{field}.path", remedy=data.obtain)
-            (pending if data.obtain else wrong).append(absent)
-            continue
-        images = ImageStore()
-        try:
-            problems, faults = read_problems(path, images, VERIFIERS)
-        except DataError as error:  # the file as a whole cannot be read
-            wrong += error.faults
-            continue
-        wrong += faults
-        problems = [p for p in problems if data.domain in (None, p.domain)]
-        if not problems and not faults:
-            rows = f'rows of domain "{data.domain}"' if data.domain else "rows"
-            wrong.append(
-                Fault(f"the data has no {rows}", file=str(path), field=f"{field}.domain" if data.domain else field)
-            )
-        if problems and not faults:
-            wrong += _check_difficulty(recipe_path, data, field, ListSource(problems, str(path)))
-        if count is not None and problems:
-            wrong += _check_lengths(path, recipe, stage, images, problems, count)
-    return wrong, pending
-
-
-def _check_game(recipe: Recipe, stage: Stage, data: Data, field: str, count: CountTokens | None) -> list[Fault]:
-    """A game that makes no problem with these options, or openings that the prompt limit would drop."""
-    images, limit = ImageStore(), stage.rollout.max_prompt_tokens
-    system = system_prompt(recipe, stage.prompt)
-    try:
-        kind, options = game(data.game), options_of(data.game, data.options)
-        drawn = [draw_problem(kind, options, "train", 0, index, images.put) for index in range(GAMES_TRIED)]
-    except RecipeError as error:
-        return [replace(fault, field=f"{field}.options") for fault in error.faults]
-    lengths = count(recipe.model, images, [with_system(p, system) for p in drawn]) if count is not None else [0]
-    if max(lengths) <= limit:
-        return []
-    what = f"the opening of {data.game} has {max(lengths)} tokens, more than rollout.max_prompt_tokens = {limit}"
-    return [Fault(what, field=f"{field}.options", remedy="a smaller picture, or a higher limit: a prompt is never cut")]
-
-
-def _check_difficulty(recipe_path: Path, data: Data, field: str, source: Source | None = None) -> list[Fault]:
-    """A file of pass rates that is missing, broken or lacks rows, or bounds that keep none. source: None = synthetic."""
-    if not data.difficulty:
-        return []
-    if source is None:
-        assert data.domain is not None and data.seed is not None, "config.Data asks for both"
-        drawn = SyntheticSource(data.domain, ImageStore(), families=data.families, seed=data.seed)
-        source = First(drawn, data.items)
-    try:
-        graded(data, source, recipe_path.parent, seed=0)
-    except DataError as error:
-        return [replace(fault, field=f"{field}.{fault.field or 'difficulty'}") for fault in error.faults]
-    return []
-
-
-def _check_lengths(
-    path: Path, recipe: Recipe, stage: Stage, images: ImageStore, problems: Sequence[Problem], count: CountTokens
-) -> list[Fault]:
-    """Prompts over the limit: the loop would drop and count them; a person should hear of it before."""
-    limit, system = stage.rollout.max_prompt_tokens, system_prompt(recipe, stage.prompt)
-    lengths = count(recipe.model, images, [with_system(problem, system) for problem in problems])
-    too_long = {p.id: length for p, length in zip(problems, lengths, strict=True) if length > limit}
-    return [
-        Fault(
-            f"the prompt has {too_long[row['id']]} tokens, more than rollout.max_prompt_tokens = {limit}",
-            file=str(path),
-            row=number,
-            field="messages",
-            remedy="raise the limit or drop the row: a prompt is never cut",
-        )
-        for number, row in (rows(path) if too_long else ())
-        if not isinstance(row, Fault) and row.get("id") in too_long
-    ]
-
-
-def _report(errors: Sequence[Fault], pending: Sequence[Fault], exit_code: int) -> dict[str, Any]:
-    return {
-        "ok": not errors,
-        "errors": [asdict(fault) for fault in errors],
-        "pending": [asdict(fault) for fault in pending],
-        "exit_code": exit_code,
-    }
+    notes = [Fault(note, file=str(folder), field="model.base") for note in settings_notes(recipe, folder, PROMPTS)]
+    silent = without_text(folder)
+    if silent:
+        what = f"the model can predict {silent} ids that its tokenizer has no text for: they are never sampled"
+        notes.append(Fault(what, file=str(folder), field="model.base"))
+    return notes

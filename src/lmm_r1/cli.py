@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from lmm_r1 import __version__
-from lmm_r1.errors import CheckpointError, LmmR1Error
+from lmm_r1.errors import CheckpointError, LmmR1Error, RecipeError
 from lmm_r1.terminal import one_line
 from lmm_r1.verbs import data, models, recipes, runs, verifiers
 
@@ -62,6 +62,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run a verb; returns its exit code."""
+    odd = next((text for text in arguments if not _is_text(text)), None)
+    if odd is not None:
+        typer.echo(f"lmm-r1: an argument is not UTF-8 text: {odd.encode(errors='backslashreplace').decode()}", err=True)
+        return RecipeError.exit_code
     try:
         app(arguments, prog_name="lmm-r1")
     except SystemExit as stop:  # typer ends every verb so: usage faults with 2, Ctrl-C with 130
@@ -74,6 +78,15 @@ def run(arguments: list[str]) -> int:
         typer.echo(one_line(f"{error.filename or 'the disk'}: {error.strerror or error}"), err=True)
         return CheckpointError.exit_code
     return 0
+
+
+def _is_text(argument: str) -> bool:
+    """Whether an argument was UTF-8: Python carries other bytes along as halves of characters, which nothing can write."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Sources of the published values: arXiv 2503.07536, Table A7, and section 3.2 for
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -167,7 +168,12 @@ class Reward(Knobs):
         "", description='"" = the one each problem names; else "module:function" or "http://host:port"'
     )
     limit_s: float = Field(1.0, gt=0, le=600, description="seconds a call of your own verifier may take")
-    workers: int = Field(2, ge=1, le=64, description="processes that run your own verifier")
+    workers: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="replies that your own verifier judges at a time: processes, or requests to a server",
+    )
     compat: Literal["none", "paper"] = Field("none", description='"paper": the released accuracy rule with its holes')
 
 
@@ -389,25 +395,28 @@ class Stage(Knobs):
 
     @model_validator(mode="after")
     def _divides(self) -> Stage:
+        wrong: list[str] = []
         if self.update.minibatches > self.rollout.prompts:
-            raise ValueError(
+            wrong.append(
                 f"update.minibatches = {self.update.minibatches} needs at least as many rollout.prompts "
                 f"(now {self.rollout.prompts}): whole groups are dealt"
             )
         if self.rollout.siblings < 2 and self.algorithm.name not in WITHOUT_GROUPS:
-            raise ValueError("rollout.siblings must be at least 2: a group of one has no baseline")
+            wrong.append("rollout.siblings must be at least 2: a group of one has no baseline")
         if self.critic is not None and self.algorithm.name != "ppo":
-            raise ValueError(f"{self.algorithm.name} has no critic: a critic table belongs to ppo")
+            wrong.append(f"{self.algorithm.name} has no critic: a critic table belongs to ppo")
         if {"vision", "merger", "language"} - set(self.update.freeze) == set():
-            raise ValueError("update.freeze leaves nothing to train")
+            wrong.append("update.freeze leaves nothing to train")
         if self.lora is not None and set(self.lora.parts) & set(self.update.freeze):
-            raise ValueError("lora.parts and update.freeze name the same part: its adapters would never learn")
+            wrong.append("lora.parts and update.freeze name the same part: its adapters would never learn")
         if self.lora is not None and self.update.reference_reset:
-            raise ValueError(
+            wrong.append(
                 "update.reference_reset does not go with lora: the start model under the adapters is the reference"
             )
         if self.reward.format == 0 and self.reward.accuracy == 0:
-            raise ValueError("reward.format and reward.accuracy are both 0: nothing to learn from")
+            wrong.append("reward.format and reward.accuracy are both 0: nothing to learn from")
+        if wrong:  # all of them at once, a line each
+            raise ValueError("\n".join(wrong))
         return self
 
 
@@ -443,38 +452,49 @@ class Recipe(Knobs):
             waiting.remove(ready[0])
         return done
 
+    def wanted(self, stage: str | None = None) -> list[str]:
+        """Stages to run, in order: all, or one with those it starts from."""
+        names = set(self.stage)
+        if stage is not None:
+            names = {stage}
+            while (stage := self.stage[stage].start) != "base":
+                names.add(stage)
+        return [name for name in self.order() if name in names]
+
     @model_validator(mode="after")
     def _graph(self) -> Recipe:
-        for name, stage in self.stage.items():
-            if name in ("base", "base_no_prompt", *PLAYERS):
-                raise ValueError(f'a stage cannot be named "{name}": it is the name of an arm')
-            if stage.start != "base" and stage.start not in self.stage:
-                raise ValueError(
-                    f'stage.{name}.from = "{stage.start}" names no stage (there are: base, {", ".join(self.stage)})'
-                )
-            for other in stage.rollouts_of:
-                if other not in self.stage:
-                    raise ValueError(f'stage.{name}.rollouts_of names no stage "{other}"')
-            wanted = sum(self.stage[other].episodes for other in stage.rollouts_of)
-            if stage.rollouts_of and stage.episodes != wanted:
-                raise ValueError(
-                    f"stage.{name} samples {stage.episodes} replies, but {' + '.join(stage.rollouts_of)} sample {wanted}"
-                )
-            whole = stage.algorithm.name == "gspo" or stage.algorithm.importance_level == "sequence"
-            if whole and self.cluster.sequence > 1:
-                raise ValueError(f"stage.{name}.algorithm weighs whole sequences, which cluster.sequence > 1 splits")
-            if stage.lora is not None and stage.lora.four_bit and self.cluster.address:
-                raise ValueError(
-                    f"stage.{name}.lora.four_bit: 4-bit weights are not sharded; set it to false, or leave out cluster.address"
-                )
-            if stage.rollout.max_prompt_tokens + stage.rollout.max_new_tokens > self.engine.max_context:
-                raise ValueError(
-                    f"stage.{name}.rollout: max_prompt_tokens + max_new_tokens exceed engine.max_context = {self.engine.max_context}"
-                )
-        self.order()
+        wrong = [message for name, stage in self.stage.items() for message in self._stage_faults(name, stage)]
+        if all(stage.start in ("base", *self.stage) for stage in self.stage.values()):
+            try:
+                self.order()
+            except ValueError as error:
+                wrong.append(str(error))
         arms = {"base", "base_no_prompt", *PLAYERS, *self.stage}
-        for a, b in self.compare:
-            for arm in (a, b):
-                if arm not in arms:
-                    raise ValueError(f'compare names "{arm}", which is no arm (there are: {", ".join(sorted(arms))})')
+        for pair in self.compare:
+            wrong += [
+                f'compare names "{arm}", which is no arm (there are: {", ".join(sorted(arms))})'
+                for arm in pair
+                if arm not in arms
+            ]
+        if wrong:  # all of them at once, a line each
+            raise ValueError("\n".join(wrong))
         return self
+
+    def _stage_faults(self, name: str, stage: Stage) -> Iterator[str]:
+        """What is wrong with a stage among the others, and under the run's engine and cluster."""
+        if name in ("base", "base_no_prompt", *PLAYERS):
+            yield f'a stage cannot be named "{name}": it is the name of an arm'
+        if stage.start != "base" and stage.start not in self.stage:
+            yield f'stage.{name}.from = "{stage.start}" names no stage (there are: base, {", ".join(self.stage)})'
+        absent = [other for other in stage.rollouts_of if other not in self.stage]
+        yield from (f'stage.{name}.rollouts_of names no stage "{other}"' for other in absent)
+        wanted = sum(self.stage[other].episodes for other in stage.rollouts_of if not absent)
+        if stage.rollouts_of and not absent and stage.episodes != wanted:
+            yield f"stage.{name} samples {stage.episodes} replies, but {' + '.join(stage.rollouts_of)} sample {wanted}"
+        whole = stage.algorithm.name == "gspo" or stage.algorithm.importance_level == "sequence"
+        if whole and self.cluster.sequence > 1:
+            yield f"stage.{name}.algorithm weighs whole sequences, which cluster.sequence > 1 splits"
+        if stage.lora is not None and stage.lora.four_bit and self.cluster.address:
+            yield f"stage.{name}.lora.four_bit: 4-bit weights are not sharded; set it to false, or leave out cluster.address"
+        if stage.rollout.max_prompt_tokens + stage.rollout.max_new_tokens > self.engine.max_context:
+            yield f"stage.{name}.rollout: max_prompt_tokens + max_new_tokens exceed engine.max_context = {self.engine.max_context}"

@@ -17,11 +17,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from lmm_r1.ask import ad_hoc, workshop
+from lmm_r1.ask import ad_hoc, settle_for, workshop
 from lmm_r1.build import base_folder
 from lmm_r1.config import Reward
 from lmm_r1.data.images import ImageStore
@@ -30,12 +30,13 @@ from lmm_r1.data.stream import First, Source, with_system
 from lmm_r1.data.synthetic.problems import SyntheticSource
 from lmm_r1.envs.single_turn import SingleTurn
 from lmm_r1.errors import DataError, Fault, RecipeError
-from lmm_r1.recipes import system_prompt
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.rewards.score import make_scorer
-from lmm_r1.rollout.play import Sampling, play
+from lmm_r1.rollout.play import Sampling
+from lmm_r1.rollout.scoring import play_and_score
 from lmm_r1.runs.jsonl import append_line, read_lines, repair
 from lmm_r1.seams import ModelAdapter, RolloutEngine, Scorer
+from lmm_r1.settings import Asked
 from lmm_r1.types import Encoded, Problem, Rollout, Score
 
 #: Problems of a synthetic domain when nobody says how many.
@@ -66,30 +67,35 @@ def measure_model(
     *,
     items: int | None = None,
     samples: int = 8,
-    temperature: float = 1.0,
-    max_new_tokens: int = 64,
-    max_prompt_tokens: int = 512,
-    prompt: str = "think",
     seed: int = 0,
     say: Callable[[str], None] = lambda line: None,
+    **asked: Unpack[Asked],
 ) -> dict[str, Any]:
     """Measure the rows of `data` that `out` does not hold yet with a model folder (or "micro"); returns `summary`."""
-    recipe = ad_hoc(model, seed)
-    context = max_prompt_tokens + max_new_tokens
+    used = settle_for(model, asked)
+    recipe = ad_hoc(model, seed, used)
+    context = used.max_prompt_tokens + used.max_new_tokens
     shop = workshop(recipe.model_copy(update={"engine": recipe.engine.model_copy(update={"max_context": context})}))
     source = rows_to_measure(data, items, seed, shop.images)
     engine, adapter, digest = shop.loaded(base_folder(model))
     settings = {
-        "samples": samples, "temperature": temperature, "max_new_tokens": max_new_tokens,
-        "max_prompt_tokens": max_prompt_tokens, "prompt": prompt, "seed": seed, "weights_sha256": digest,
+        "samples": samples, "temperature": used.temperature, "top_p": used.top_p, "max_new_tokens": used.max_new_tokens,
+        "max_prompt_tokens": used.max_prompt_tokens, "min_pixels": used.min_pixels, "max_pixels": used.max_pixels,
+        "prompt": used.prompt, "seed": seed, "weights_sha256": digest,
     }  # fmt: skip
     batch = max(1, recipe.engine.slots // samples)
     with closing(make_scorer(Reward())) as score, engine.awake():
         measure(
-            source, out, settings, engine, adapter, score, batch, system=system_prompt(recipe, prompt), say=say,
+            source, out, settings, engine, adapter, score, batch, system=used.system, say=say,
             forget=lambda: shop.images.forget(()),
         )  # fmt: skip
-    return {"model": model, "data": data, **settings, **summary(out, source)}
+    return {
+        "model": model,
+        "data": data,
+        **settings,
+        "settings_from": used.told()["settings_from"],
+        **summary(out, source),
+    }
 
 
 def measure(
@@ -107,7 +113,7 @@ def measure(
 ) -> None:
     """Append a line to `out` for every row of a finite source that has none, `batch` rows at a time.
 
-    settings: keys samples, temperature, max_new_tokens, max_prompt_tokens, seed, and whatever else fixes the numbers;
+    settings: keys samples, temperature, max_new_tokens, max_prompt_tokens, seed, if need be top_p, and whatever else fixes the numbers;
     they stand in every line, and a file with other ones is refused (RecipeError), as is one with changed rows (DataError).
     """
     hashes = list(source.rows())
@@ -158,16 +164,19 @@ def _sampled(
     sampling = Sampling(
         int(settings["max_new_tokens"]),
         float(settings["temperature"]),
+        float(settings.get("top_p", 1.0)),
         max_context=limit + int(settings["max_new_tokens"]),
     )
     episodes = [(p, sibling) for p in fits for sibling in range(samples)]
-    played = iter(play(episodes, engine, adapter, SingleTurn, sampling, ("difficulty", settings["seed"]), encoded))
+    key = ("difficulty", settings["seed"])
+    played, scored = play_and_score(episodes, engine, adapter, SingleTurn, score, sampling, key, encoded)
+    judged = iter(zip(played, scored, strict=True))
     for problem in problems:
         if len(encoded[problem.id].token_ids) > limit:
             yield _line([], [])
             continue
-        mine = [rollout for _ in range(samples) for rollout in next(played)]
-        yield _line(mine, [score(problem, r.turns, r.stop) for r in mine])
+        mine = [next(judged) for _ in range(samples)]
+        yield _line([rollout for episode, _ in mine for rollout in episode], [found for _, found in mine])
 
 
 def _line(rollouts: list[Rollout], scores: list[Score]) -> dict[str, Any]:

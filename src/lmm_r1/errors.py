@@ -6,7 +6,17 @@ The exit codes are part of the command's interface: 2 usage or recipe, 3 data, 4
 
 from __future__ import annotations
 
+import os
+import sysconfig
+import traceback
 from dataclasses import dataclass
+from pathlib import Path
+
+#: Longest message of foreign code that a line repeats, characters.
+MAX_SAID = 300
+_OURS = os.path.join(str(Path(__file__).resolve().parent), "")
+_PYTHON = tuple(os.path.join(sysconfig.get_path(kind), "") for kind in ("stdlib", "platstdlib"))
+_PACKAGES = tuple(os.path.join(sysconfig.get_path(kind), "") for kind in ("purelib", "platlib"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +101,49 @@ def first_line(error: BaseException) -> str:
     """The first line of an error that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:300] if lines else type(error).__name__
+
+
+def raised(error: BaseException, called: object = None) -> str:
+    """What a user's own code raised, as one line: type, message, and the innermost line of the user's own file.
+
+    called: the function that was called; its first line is named when no line of a user's file was reached. What cannot
+    be printed is replaced, and the message is cut: it may quote a reply.
+    """
+    try:
+        said = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001  a user's exception may fail to say anything
+        said = "its message cannot be read"
+    said = printable(f"{type(error).__name__}: {said}" if said else type(error).__name__)
+    if len(said) > MAX_SAID:
+        said = said[: MAX_SAID - 1] + "…"
+    place = _line_of(error) or defined_at(called)
+    return f"{said} ({place})" if place else said
+
+
+def defined_at(called: object) -> str:
+    """file:line where a function begins, "" when that is not known."""
+    code = getattr(called, "__code__", None)
+    return f"{_shown(code.co_filename)}:{code.co_firstlineno}" if code is not None else ""
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with a mark for each character that a terminal would obey or hide."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
+def _line_of(error: BaseException) -> str:
+    """file:line of the innermost frame in a user's file; in an installed package when there is none; "" without both."""
+    packaged = ""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        name = os.path.realpath(frame.filename)
+        if name.startswith(_PACKAGES):
+            packaged = packaged or f"{_shown(frame.filename)}:{frame.lineno}"
+        elif not name.startswith((_OURS, *_PYTHON)) and not frame.filename.startswith("<"):
+            return f"{_shown(frame.filename)}:{frame.lineno}"
+    return packaged
+
+
+def _shown(filename: str) -> str:
+    """A path relative to the present folder when it lies in it."""
+    inside = os.path.join(os.getcwd(), "")
+    return printable(filename.removeprefix(inside))

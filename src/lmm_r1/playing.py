@@ -8,22 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from lmm_r1.ask import ad_hoc, workshop
+from lmm_r1.ask import ad_hoc, settle_for, workshop
 from lmm_r1.build import base_folder
-from lmm_r1.config import PLAYERS
+from lmm_r1.config import PLAYERS, Window
 from lmm_r1.data.stream import with_system
-from lmm_r1.envs.games import draw_problem, game, open_environment, options_of
+from lmm_r1.envs.games import draw_problem, game, open_environment, options_of, player_of
 from lmm_r1.errors import Fault, RecipeError
-from lmm_r1.recipes import system_prompt
 from lmm_r1.rollout.play import Sampling, play, turns_of
 from lmm_r1.rollout.scripted import scripted
 from lmm_r1.seams import Environment, Put
+from lmm_r1.settings import Asked
 from lmm_r1.types import Problem, Turn
 
 Pixels = NDArray[np.uint8]
@@ -41,14 +41,11 @@ def play_game(
     options: Mapping[str, Any] | None = None,
     episode: int = 0,
     seed: int = 0,
-    prompt: str = "none",
-    window: tuple[int, int] | None = (1, 5),
-    temperature: float = 1.0,
-    max_new_tokens: int = 256,
     gif: Path | None = None,
     watch: Callable[[Environment, Turn], None] = lambda env, turn: None,
+    **asked: Unpack[Asked],
 ) -> dict[str, Any]:
-    """Play one episode; {"player", "game", "problem_id", "success", "score", "reward", "turns": [...], "gif"}.
+    """Play one episode; {"player", "game", "problem_id", "success", "score", "reward", "turns": [...], "gif"}, of a model also its settings.
 
     player: a model folder, a hub id, "micro", or one of PLAYERS. level: a level file of the game, or what its own option
     calls a level (a size, a scenario); "" draws one of the evaluation split, the `episode`-th. watch is called after
@@ -62,23 +59,25 @@ def play_game(
             films.extend(film())
         watch(env, turn)
 
-    recipe = ad_hoc(player, seed)
+    used = settle_for(player, asked, prompt="none", max_new_tokens=256, memory=Window())
+    recipe = ad_hoc(player, seed, used)
     knobs = recipe.engine.model_copy(update={"slots": 1, "max_context": MAX_CONTEXT})
     shop = workshop(recipe.model_copy(update={"engine": knobs}))
     problem = _problem(name, level, options or {}, episode, seed, shop.images.put)
     films += [shop.images.get(image.sha) for image in problem.images]
     make = open_environment(shop.images.put)
     if player in PLAYERS:
-        turns = scripted(problem, make, game(problem.env).player(player, problem), looked_on)
+        turns = scripted(problem, make, player_of(player, problem), looked_on)
     else:
-        problem = with_system(problem, system_prompt(recipe, prompt))
+        problem = with_system(problem, used.system)
         engine, adapter, _ = shop.loaded(base_folder(player))
-        sampling = Sampling(max_new_tokens, temperature, max_context=MAX_CONTEXT, window=window)
+        window = None if isinstance(used.memory, str) else (used.memory.pictures, used.memory.actions)
+        sampling = Sampling(used.max_new_tokens, used.temperature, used.top_p, MAX_CONTEXT, window)
         (played,) = play([(problem, 0)], engine, adapter, make, sampling, ("play", seed), watch=looked_on)
         turns = turns_of(played)
     if gif is not None:
         write_gif(gif, films)
-    return _told(player, problem, turns, gif)
+    return _told(player, problem, turns, gif) | ({} if player in PLAYERS else used.told())
 
 
 def _told(player: str, problem: Problem, turns: Sequence[Turn], gif: Path | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ An overlay is a part of a recipe, for what does not depend on the recipe (recipe
 merged into the recipe's key by key, any other value replaces the one that was there, and `stage."*"` stands for every stage.
 
 Every fault of a recipe is found at once, each with its file, line, field and, for a misspelt key, the
-nearest known one. Leaves out what needs data, weights or a tokenizer: that is check.py.
+nearest known one. Leaves out what the tables may hold (judging.py), and what needs data, weights or a tokenizer (check.py).
 Sources: the prompt profile `lmm_r1` says what arXiv 2503.07536, appendix E asks for, in our own words.
 """
 
@@ -12,23 +12,19 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
-from lmm_r1.algorithms.published import check_stage
-from lmm_r1.config import Data, Recipe, Stage
-from lmm_r1.data.synthetic.problems import DOMAINS
-from lmm_r1.envs.games import options_of
+from lmm_r1.config import Data, Recipe
 from lmm_r1.errors import Fault, RecipeError
-from lmm_r1.evaluation.suites import SUITES
+from lmm_r1.judging import judge
+from lmm_r1.settings import adopted
 
 #: Built-in prompt profiles; a recipe's [prompts] table adds to them.
 PROMPTS: dict[str, str] = {
@@ -54,20 +50,44 @@ _HEADER = re.compile(r"^\s*\[(\[)?\s*([^\]]+?)\s*\]")
 _ASSIGNMENT = re.compile(r"^\s*([A-Za-z0-9_.\"'-]+)\s*=")
 
 
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A recipe as far as its files say one. recipe: mended where there are faults, and then only there to look for more of them;
+    None when the files hold nothing to go on from. mended: dotted paths that are not as written."""
+
+    recipe: Recipe | None
+    faults: tuple[Fault, ...]
+    mended: frozenset[str] = frozenset()
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """Dotted paths that are not as written, or at fault: nothing that hangs on them can be judged."""
+        return self.mended | {fault.field for fault in self.faults if fault.field}
+
+
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), overlays: Sequence[str | Path] = ()) -> Recipe:
-    """Read, overlay, override and check a recipe.
+    """Read, overlay, override and check a recipe. Raises RecipeError with every fault that was found; see `read_recipe`."""
+    read = read_recipe(path, overrides, overlays)
+    if read.faults or read.recipe is None:
+        raise RecipeError(*read.faults)
+    return read.recipe
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = (), overlays: Sequence[str | Path] = ()) -> Read:
+    """Read, overlay, override and judge a recipe; never raises for a fault.
 
     overrides: `a.b=c` each; c is a TOML value or a bare word; numbers in the path index lists. They win over overlays, and
-    a later overlay over an earlier one. Raises RecipeError with every fault that was found.
+    a later overlay over an earlier one. What is set nowhere is taken from a start model that says it (settings.adopted).
     """
     path = Path(path)
-    raw, text = _read(path)
     faults: list[Fault] = []
-    changed: dict[
-        str, tuple[str, int | None]
-    ] = {}  # dotted path -> what put it there instead of the recipe, and its line
+    found = _found(path, faults)
+    raw, text = found or ({}, "")
+    own = set(raw["stage"]) if isinstance(raw.get("stage"), dict) else set()
+    # dotted path -> what put it there instead of the recipe, and its line
+    changed: dict[str, tuple[str, int | None]] = {}
     for overlay in map(Path, overlays):
-        extra, overlay_text = _read(overlay)
+        extra, overlay_text = _found(overlay, faults) or ({}, "")
         rows = {key.replace("'", ""): row for key, row in _rows(overlay_text).items()}
         for field, written in _lay(raw, extra):
             changed.pop(field, None)
@@ -77,9 +97,15 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), overlays: Seque
             changed[_override(raw, override)] = (f"--set {override}", None)
         except ValueError as error:
             faults.append(Fault(str(error), file=f"--set {override}"))
+    if found is None or _is_study(raw):
+        if found is not None:
+            remedy = f"lmm-r1 study {path}; check, plan and train take its base, {raw.get('base', 'a recipe')}"
+            faults.append(Fault("this is a study, not a recipe", file=str(path), remedy=remedy))
+        return Read(None, tuple(faults))
+    faults += _unknown_stages(raw, own, changed)
+    judged = judge(raw, PROMPTS)
     rows = _rows(text)
-    recipe, wrong = _validate(raw)
-    for field, message, remedy in wrong:
+    for field, message, remedy in judged.faults:
         # A table that only an override made has no line in the file.
         source = next(
             (
@@ -90,18 +116,49 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), overlays: Seque
             (str(path), _row(rows, field)),
         )
         faults.append(Fault(message, file=source[0], row=source[1], field=field, remedy=remedy))
-    if faults or recipe is None:
-        raise RecipeError(*faults)
-    return recipe
+    recipe = judged.recipe
+    return Read(adopted(recipe, PROMPTS) if recipe is not None else None, tuple(faults), judged.mended)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], str]:
-    """(tables, text) of a TOML file. RecipeError when there is none."""
+def _unknown_stages(
+    raw: dict[str, Any], own: Collection[str], changed: Mapping[str, tuple[str, int | None]]
+) -> Iterator[Fault]:
+    """Stages that only --set or --with speak of, and that are not whole: a misspelt name. They are taken away."""
+    stages: dict[str, Any] = raw["stage"] if isinstance(raw.get("stage"), dict) else {}
+    for name in [n for n in stages if n not in own]:
+        table = stages[name]
+        if isinstance(table, dict) and {"steps", "data"} <= set(table):
+            continue  # a stage that is added
+        where = next((place for key, place in changed.items() if _under(key, f"stage.{name}")), ("", None))
+        near = difflib.get_close_matches(name, sorted(own), n=1, cutoff=0.5)
+        remedy = f"did you mean stage.{near[0]}?" if near else f"there are: {', '.join(sorted(own))}"
+        yield Fault(f'no stage "{name}"', file=where[0], row=where[1], field=f"stage.{name}", remedy=remedy)
+        del stages[name]
+
+
+def _is_study(raw: Mapping[str, Any]) -> bool:
+    """Whether a file's tables are those of a study: a base and axes in place of stages."""
+    return not isinstance(raw.get("stage"), dict) and len({"base", "seeds", "axis"} & set(raw)) >= (
+        1 if "axis" in raw else 2
+    )
+
+
+def _found(path: Path, faults: list[Fault]) -> tuple[dict[str, Any], str] | None:
+    """(tables, text) of a TOML file; None, and a fault more, when there is none."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return read_toml(path, "recipe")
+    except RecipeError as error:
+        faults += error.faults
+        return None
+
+
+def read_toml(path: Path, what: str) -> tuple[dict[str, Any], str]:
+    """(tables, text) of a TOML file. RecipeError when there is none. what: a fault calls it so."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        raise RecipeError(Fault(f"cannot read the recipe: {reason}", file=str(path))) from None
+        raise RecipeError(Fault(f"cannot read the {what}: {reason}", file=str(path))) from None
     try:
         return tomllib.loads(text), text
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -205,117 +262,6 @@ def _toml_value(text: str) -> Any:
         return text.strip()
 
 
-def _validate(raw: dict[str, Any]) -> tuple[Recipe | None, list[tuple[str, str, str]]]:
-    """(recipe or None, all faults as (field, message, remedy))."""
-    faults = [(field, "must be a finite number", "") for field in _not_finite(raw, "")]
-    if faults:
-        return None, faults
-    try:
-        # As JSON, strict checking still takes an array for a tuple, yet never a string for a number.
-        recipe = Recipe.model_validate_json(json.dumps(raw, default=str), strict=True)
-    except ValidationError as error:
-        errors = error.errors(include_url=False)
-        locs = [e["loc"] for e in errors]
-        # A list whose entries are at fault is also reported as too short: one line is enough.
-        errors = [e for e in errors if e["type"] != "too_short" or not any(_inside(loc, e["loc"]) for loc in locs)]
-        return None, [_explain(e["loc"], e["type"], e["msg"], e["input"]) for e in errors]
-    return recipe, list(_names(recipe))
-
-
-def _names(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
-    """What needs a table outside the recipe: prompt profiles, evaluation sets, families, the values of algorithms."""
-    profiles = {**PROMPTS, **recipe.prompts}
-    wanted = {f"stage.{name}.prompt": stage.prompt for name, stage in recipe.stage.items()}
-    for field, profile in {"evaluate.prompt": recipe.evaluate.prompt, **wanted}.items():
-        if profile not in profiles:
-            yield field, f'no prompt profile "{profile}"', _nearest(profile, profiles)
-    for name in recipe.evaluate.sets:
-        if name not in SUITES:
-            yield "evaluate.sets", f'no evaluation set "{name}"', _nearest(name, SUITES)
-    for stage_name, stage in recipe.stage.items():
-        try:
-            check_stage(stage, f"stage.{stage_name}")
-        except RecipeError as error:
-            for fault in error.faults:
-                yield fault.field, fault.message, fault.remedy
-        for index, data in enumerate(stage.data):
-            if data.source == "game":
-                yield from _check_game(f"stage.{stage_name}.data.{index}", data, stage)
-            field = f"stage.{stage_name}.data.{index}.families"
-            for family in data.families if data.source == "synthetic" and data.domain else ():
-                if family not in DOMAINS[data.domain or ""]:
-                    message = f'no family "{family}" in the {data.domain} domain'
-                    yield field, message, _nearest(family, DOMAINS[data.domain or ""])
-
-
-def _check_game(field: str, data: Data, stage: Stage) -> Iterator[tuple[str, str, str]]:
-    """What is wrong with a game's name and options."""
-    try:
-        options = options_of(data.game, data.options)
-    except RecipeError as error:
-        for fault in error.faults:
-            yield f"{field}.options.{fault.field}".rstrip("."), fault.message, fault.remedy
-        return
-    if stage.reward.verifier or stage.reward.compat != "none":
-        yield field, "a game pays by itself: reward.verifier and reward.compat are for questions", ""
-    if getattr(options, "compat", "none") == "paper" and stage.reward.format > 0:
-        yield f"{field}.options.compat", "the published reward pays for the format itself", "reward = { format = 0.0 }"
-
-
-def _explain(loc: tuple[int | str, ...], kind: str, message: str, value: object) -> tuple[str, str, str]:
-    """One pydantic error as (field, message, remedy)."""
-    field = ".".join(map(str, loc))
-    if kind == "extra_forbidden":
-        return field, "unknown key", _nearest(str(loc[-1]), _keys(loc[:-1]))
-    if kind == "missing":
-        return field, "is required", ""
-    message = message.removeprefix("Value error, ").removeprefix("Input ")
-    if kind == "value_error":
-        named = re.match(r"(stage\.[\w-]+(?:\.\w+)?)", message)
-        return field or (named[1] if named else ""), message, ""
-    shown = json.dumps(value, default=str, ensure_ascii=False)
-    return field, f"{message}, not {shown if len(shown) <= 60 else shown[:57] + '...'}", ""
-
-
-def _keys(loc: Sequence[int | str]) -> list[str]:
-    """Known keys of the table at `loc`."""
-    model: type[BaseModel] | None = Recipe
-    for part in loc:
-        if model is None:
-            return []
-        field = next((f for name, f in model.model_fields.items() if part in (name, f.alias)), None)
-        # A stage's name or a data entry's index keeps the model; a field enters the one it holds, if any.
-        if field is not None:
-            inside = (field.annotation, *get_args(field.annotation))
-            model = next((t for t in inside if isinstance(t, type) and issubclass(t, BaseModel)), None)
-    return [f.alias or name for name, f in model.model_fields.items()] if model else []
-
-
-def _nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
-    """A remedy that names the closest known name, or all of them when none is close."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    if close:
-        return f'did you mean "{close[0]}"?'
-    return f"known: {', '.join(known)}" if known else ""
-
-
-def _not_finite(value: object, field: str) -> Iterator[str]:
-    """Dotted paths of nan and inf, which TOML allows and no knob does."""
-    items: Sequence[tuple[object, object]] = ()
-    if isinstance(value, dict):
-        items = list(value.items())
-    elif isinstance(value, list):
-        items = list(enumerate(value))
-    elif isinstance(value, float) and not math.isfinite(value):
-        yield field
-    for key, inner in items:
-        yield from _not_finite(inner, f"{field}.{key}" if field else str(key))
-
-
-def _inside(loc: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
-    return len(loc) > len(outer) and loc[: len(outer)] == outer
-
-
 def _under(field: str, key: str) -> bool:
     """Is `field` the dotted path `key`, or below it?"""
     return field == key or field.startswith(key + ".")
@@ -368,7 +314,7 @@ def _write_table(lines: list[str], name: str, table: Mapping[str, Any]) -> None:
 
 
 def _key(key: str) -> str:
-    return key if _BARE_KEY.match(key) else _value(key)
+    return key if _BARE_KEY.fullmatch(key) else _value(key)
 
 
 def _value(value: object) -> str:

@@ -7,10 +7,11 @@ nothing of rewards, a verifier nothing of models, an algorithm nothing of files.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from lmm_r1.types import (
     Anchors,
     Credit,
     Encoded,
+    Failure,
     Float32,
     Group,
     Image,
@@ -85,7 +87,7 @@ class Step:
 
     reward: of this turn.  action: what was played, as a later prompt may repeat it; "" when the reply was no move.
     outcome: a reason code in words such as "solved", "played", "bad_reply", "turn_limit".  success: how far the episode's
-    goal is reached by now, in [0, 1].  score: the benchmark's score by now, in its own unit.
+    goal is reached by now, in [0, 1].  score: the benchmark's score by now, in its own unit; None of a game without one.
     """
 
     feedback: tuple[Message, ...]
@@ -94,7 +96,7 @@ class Step:
     action: str = ""
     outcome: str = ""
     success: float = 0.0
-    score: float = 0.0
+    score: float | None = None
 
 
 class Environment(Protocol):
@@ -145,7 +147,7 @@ class ModelAdapter(Protocol):
     """
 
     stop_ids: tuple[int, ...]
-    banned_ids: tuple[int, ...]  # media tokens: never sampled, masked in the trainer's logits
+    banned_ids: tuple[int, ...]  # media tokens, ids without text: never sampled, masked in the trainer's logits
     pad_id: int
 
     def encode(self, messages: Sequence[Message]) -> Encoded:
@@ -239,9 +241,22 @@ class Tracker(Protocol):
     def save_rollouts(self, step: int, groups: Sequence[Group], credits: Sequence[Credit]) -> None:
         """Keep some groups of this step for the report."""
 
+    def save_failures(self, step: int, failures: Sequence[Failure]) -> None:
+        """Keep some of what verifiers failed to judge in this step; before the step can be stopped for it."""
+
     def commit(self, step: int) -> None:
         """Write the line of `step`."""
 
 
 #: score(problem, turns, stop) -> Score of an episode: its turns over all segments, and why its last reply ended
 Scorer = Callable[[Problem, Sequence[Turn], str], Score]
+
+
+@runtime_checkable
+class ParallelScorer(Protocol):
+    """A Scorer that also works beside its caller: several episodes at a time, while others are still played."""
+
+    def __call__(self, problem: Problem, turns: Sequence[Turn], stop: str) -> Score: ...
+
+    def submit(self, problem: Problem, turns: Sequence[Turn], stop: str) -> Future[Score]:
+        """The same score, when it is there."""

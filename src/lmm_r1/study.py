@@ -20,7 +20,6 @@ import json
 import math
 import re
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -30,15 +29,19 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 from rich.console import Console
 
+from lmm_r1.ask import prompt_tokens
 from lmm_r1.chain import run_recipe
+from lmm_r1.check import examine
 from lmm_r1.config import Knobs, Recipe
 from lmm_r1.errors import Fault, NumericError, RecipeError
-from lmm_r1.recipes import dump_recipe, load_recipe
+from lmm_r1.judging import explain
+from lmm_r1.recipes import dump_recipe, load_recipe, read_recipe, read_toml
 from lmm_r1.reports.studies import HOW, MEASURE, Row, cells_of, effects, read_run, study_page
 from lmm_r1.reports.study_figure import length_curves
 from lmm_r1.runs.folder import RunFolder
 from lmm_r1.runs.jsonl import plain, write_json, write_text
 from lmm_r1.runs.live import LiveView
+from lmm_r1.stage_checks import Findings, Tried
 
 #: Labels become folder names, joined by "-", so they have none themselves; no dot, so they cannot be a path or hide.
 LABEL = r"^[A-Za-z0-9][A-Za-z0-9_]{0,59}$"
@@ -115,7 +118,15 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     """
     file = _read(Path(path))
     base = Path(path).parent / file.base
-    recipe = load_recipe(base, overrides)
+    read = read_recipe(base, overrides)
+    recipe = read.recipe
+    if read.faults or recipe is None:
+        found = Findings()
+        found.add(RecipeError.exit_code, read.faults)
+        if recipe is not None:
+            examine(recipe, base, found, count=prompt_tokens, mended=read.touched)
+        found.require()
+    assert recipe is not None, "a recipe without a fault"
     if file.stage and file.stage not in recipe.stage:
         raise RecipeError(Fault(f'no stage "{file.stage}" in {base}', str(path), field="stage"))
     if not file.stage and len(recipe.stage) > 1:
@@ -151,6 +162,7 @@ def run_study(study: Study, out: Path, tell: Callable[[str], None] = print) -> d
     before any run when a run folder holds another recipe, and whatever else stops a run: the same call resumes.
     """
     refuse_changed(study, out)
+    require_runs(study, out)
     out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     summary: dict[str, Any] = {}
@@ -167,29 +179,39 @@ def run_study(study: Study, out: Path, tell: Callable[[str], None] = print) -> d
     return summary
 
 
-def refuse_changed(study: Study, out: Path) -> None:
-    """Raises RecipeError with every field in which a run that was started differs from the study."""
-    faults: list[Fault] = []
+def require_runs(study: Study, out: Path) -> None:
+    """Raise everything that would stop one of the runs that are left, each fault once, before any of them begins."""
+    found, tried = Findings(), Tried()
     for run in study.runs:
-        folder = RunFolder(out / run.folder)
-        if folder.recipe.exists():
-            try:
-                folder.keep_recipe(dump_recipe(run.recipe))
-            except RecipeError as error:
-                faults += error.faults
+        if not finished(out / run.folder):
+            at = out / run.folder
+            examine(run.recipe, study.base, found, count=prompt_tokens, out=at, stage=study.stage, tried=tried)
+    found.require()
+
+
+def refuse_changed(study: Study, out: Path) -> None:
+    """Raises RecipeError with every field in which a run that was started differs from the study, and may not."""
+    changes = (RunFolder(out / run.folder).changes_to(dump_recipe(run.recipe)) for run in study.runs)
+    faults = [fault for change in changes for fault in change.refused]
     if faults:
         raise RecipeError(*faults)
 
 
+def finished(folder: Path) -> bool:
+    """Whether a run has its results, or was stopped by a guard."""
+    return RunFolder(folder).results.is_file() or (folder / STOPPED).is_file()
+
+
 def run_once(study: Study, run: Run, folder: Path) -> bool:
     """Make a run's results.json or its stopped.json; False when one of them was there."""
-    if RunFolder(folder).results.is_file() or (folder / STOPPED).is_file():
+    if finished(folder) and not RunFolder(folder).changes_to(dump_recipe(run.recipe)).taken:
         return False
+    (folder / STOPPED).unlink(missing_ok=True)  # what it was stopped for may have been changed
     resumed = any((folder / study.stage / "checkpoints").glob("step_*"))
     try:
         # Lines of single steps are for one run; they stand in its metrics.jsonl.
         view = LiveView(Console(quiet=True, force_terminal=False))
-        run_recipe(run.recipe, study.base, folder, stage=study.stage, live=view)
+        run_recipe(run.recipe, study.base, folder, stage=study.stage, live=view, checked=True)
     except NumericError as error:
         if resumed:  # what stops a session that began in the middle need not be the run's own doing
             raise
@@ -238,31 +260,24 @@ def line_of(row: Row) -> str:
 
 def _read(path: Path) -> StudyFile:
     """The file, checked by itself."""
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        raise RecipeError(Fault(f"cannot read the study: {reason}", file=str(path))) from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        where = re.search(r"\(at line (\d+)", str(error))
-        raise RecipeError(Fault(f"not valid TOML: {error}", str(path), int(where[1]) if where else None)) from None
+    raw, _ = read_toml(path, "study")
+    if isinstance(raw.get("stage"), dict) and "axis" not in raw:
+        remedy = f"lmm-r1 train {path}; a study names a recipe as its base, and varies it"
+        raise RecipeError(Fault("this is a recipe, not a study", file=str(path), remedy=remedy))
     try:
         # As JSON, strict checking still takes an array for a tuple, yet never a string for a number.
         return StudyFile.model_validate_json(json.dumps(raw, default=str), strict=True)
     except ValidationError as error:
-        raise RecipeError(*(_fault(path, found) for found in error.errors(include_url=False))) from None
+        raise RecipeError(*(f for found in error.errors(include_url=False) for f in _faults(path, found))) from None
 
 
-def _fault(path: Path, error: Mapping[str, Any]) -> Fault:
-    """One pydantic error as a fault."""
-    unsafe = error["type"] == "string_pattern_mismatch"
-    field = ".".join(map(str, (part for part in error["loc"] if part != "[key]")))
-    return Fault(
-        f"{error['input']!r} cannot be a name" if unsafe else error["msg"].removeprefix("Value error, "),
-        file=str(path),
-        field=field,
-        remedy="letters, digits and _ (a study's own name also . and -), a letter or digit first" if unsafe else "",
-    )
+def _faults(path: Path, error: Mapping[str, Any]) -> list[Fault]:
+    """One pydantic error as faults."""
+    if error["type"] == "string_pattern_mismatch":
+        field = ".".join(str(part) for part in error["loc"] if part != "[key]")
+        remedy = "letters, digits and _ (a study's own name also . and -), a letter or digit first"
+        return [Fault(f"{error['input']!r} cannot be a name", file=str(path), field=field, remedy=remedy)]
+    return [Fault(message, str(path), None, field, remedy) for field, message, remedy in explain(error, StudyFile)]
 
 
 def _checked(base: Path, overrides: Sequence[str]) -> Recipe:

@@ -21,6 +21,14 @@ def whisper(line: str) -> None:
     typer.echo(sanitise(line), err=True)
 
 
+def whisper_settings(result: Mapping[str, Any]) -> None:
+    """What a command on one model used, and where each value comes from; a profile by its name alone."""
+    sources = result.get("settings_from", {})
+    told = [f"{name} = {result[name]} ({sources[name]})" for name in sources if name != "system"]
+    if told:
+        whisper("used: " + ", ".join(told))
+
+
 def write_json(path: Path | None, result: Any) -> None:
     """Write a command's result where `--json` says, if it does."""
     if path is not None:
@@ -83,7 +91,11 @@ def show_turn(env: object, turn: Turn) -> None:
 
 def show_episode(told: dict[str, Any]) -> None:
     """How an episode ended, and where its film is."""
-    line = f"{told['source']}: {told['outcome']} after {len(told['turns'])} turns"
-    typer.echo(sanitise(f"{line}, reward {told['reward']:.2f}, score {told['score']:.1f}"))
+    turns = f"{len(told['turns'])} turn{'s' if len(told['turns']) != 1 else ''}"
+    outcome = told["outcome"] or f"success {told['success']:.2f}"  # a game need not name its outcomes
+    score = "" if told["score"] is None else f", score {told['score']:.1f}"
+    typer.echo(
+        sanitise(f"{told['source'] or told['game']}: {outcome} after {turns}, reward {told['reward']:.2f}{score}")
+    )
     if told["gif"] is not None:
         typer.echo(f"film: {told['gif']}")

@@ -22,6 +22,7 @@ import torch
 from lmm_r1.config import Recipe, Stage
 from lmm_r1.errors import EngineError, Fault, Interrupted, NumericError
 from lmm_r1.rollout.collect import Collected, collect, describe
+from lmm_r1.rollout.scoring import failures
 from lmm_r1.rollout.supervise import supervise
 from lmm_r1.runs.checkpoint import newest_good, save_checkpoint
 from lmm_r1.runs.diagnose import Watch
@@ -29,12 +30,10 @@ from lmm_r1.runs.folder import StageFolder
 from lmm_r1.runs.live import LiveView
 from lmm_r1.runs.tracker import ReplayedTracker
 from lmm_r1.seams import Algorithm, MakeEnvironment, ModelAdapter, Player, RolloutEngine, Scorer, Trainer, WeightLink
-from lmm_r1.types import Anchors, Bound, Credit, Group, Problem, Rollout, Sample
+from lmm_r1.types import FAILED_VERDICTS, Anchors, Bound, Credit, Failure, Group, Problem, Rollout, Sample
 
-#: Verdict reasons that say nothing about the reply: too many of them and the rewards mean nothing.
-FAILED_VERDICTS = frozenset({"timeout", "error"})
-
-
+#: Ways in which verifiers fail that a session tells of.
+WAYS_TOLD = 20
 #: By dtype: what guards.mean_logprob_gap and guards.max_logprob_gap are where a recipe names none. Of a step's million tokens some
 #: are far off in bfloat16 (see weights.TOLERANCES).
 GAP_BOUNDS = {"float32": Bound(0.05, 0.05), "bfloat16": Bound(0.05, 10.0)}
@@ -120,6 +119,7 @@ class StageRun:
     signals: Signals
     evaluate: Callable[[], dict[str, float]]  # metrics of the weights that the engine holds
     forget_images: Callable[[Collection[str]], None]  # all but those of these names
+    failed: set[str] = field(default_factory=set)  # ways in which a verifier has failed that were told already
 
 
 def train_stage(run: StageRun) -> str:
@@ -147,6 +147,7 @@ def train_step(
     stage, recipe, timer = run.stage, run.recipe, Timer()
     with timer("collect"):
         collected = gathering.take(step)
+    tell_failures(run, step, collected.failures)
     groups = collected.groups
     metrics: dict[str, float] = dict(collected.counts)
     learned: dict[str, float] | None = None
@@ -367,10 +368,24 @@ def guard_verdicts(run: StageRun, groups: Sequence[Group], step: int) -> None:
     scores = [s for g in groups for s in g.scores if not g.problem.is_game]  # no verifier judges a game
     failed = [s for s in scores if FAILED_VERDICTS & set(s.verdicts.values())]
     if len(failed) > run.recipe.guards.max_skipped_share * len(scores):
+        first = next(f for g in groups for f in failures(g.problem, g.episodes, g.scores))
         raise EngineError(
             f"step {step + 1} of {run.name}: {len(failed)} of {len(scores)} replies could not be verified "
-            f"(guards.max_skipped_share = {run.recipe.guards.max_skipped_share})"
+            f"(guards.max_skipped_share = {run.recipe.guards.max_skipped_share}); the first: {first}; "
+            f"more in {run.folder.failures}"
         )
+
+
+def tell_failures(run: StageRun, step: int, failures: Sequence[Failure]) -> None:
+    """Keep what verifiers failed to judge, and say a way of failing when it is met first; before a guard may stop the run."""
+    if not failures:
+        return
+    run.tracker.save_failures(step + 1, failures)
+    for failure in failures:
+        way = failure.detail.partition(":")[0]
+        if way not in run.failed and len(run.failed) < WAYS_TOLD:
+            run.failed.add(way)
+            run.live.note(f"{run.name}, step {step + 1}: a verifier failed: {failure}")
 
 
 def resume(run: StageRun) -> int:

@@ -99,18 +99,27 @@ class Verdict:
     """What a verifier says of one answer: `value` in [0, 1] and a reason code.
 
     Reason codes: correct, wrong, no_answer, unparsable_answer, ambiguous, timeout, too_big, error.
+    detail: of a verifier that failed, what happened, on one line for people; no part of what the verdict is.
     """
 
     value: float
     reason: str
+    detail: str = field(default="", compare=False)
+
+
+#: Reason codes of a verifier that failed: they say nothing about the reply.
+FAILED_VERDICTS = frozenset({"timeout", "error"})
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One reply inside a rollout: its tokens are [start, end); the rest is what the environment made of it.
 
+    reply: the whole text that is judged. It begins with `opening`, what the chat template had begun of it in the prompt;
+    the tokens of the opening stand before `start`.
     feedback: its answer, as text.  action: what was played, "" for nothing.  outcome: a reason code, see seams.Step.
-    success: how far the episode's goal is reached by now, in [0, 1].  score: the benchmark's score by now.
+    success: how far the episode's goal is reached by now, in [0, 1].  score: the benchmark's score by now, None of a
+    game that has none.
     """
 
     start: int
@@ -121,7 +130,8 @@ class Turn:
     action: str = ""
     outcome: str = ""
     success: float = 0.0
-    score: float = 0.0
+    score: float | None = None
+    opening: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -171,12 +181,32 @@ class Score:
     """The reward of one episode: the weighted sum, its unweighted parts and their reason codes.
 
     per_turn: how much of `reward` each turn earned, in order, over all segments; empty = all at the episode's end.
+    details: by part, what happened where a verifier failed.  paid_as: in the control arm with shuffled rewards, the score of
+    another reply, from which `reward` comes; parts and verdicts are always the reply's own.
     """
 
     reward: float
     parts: Mapping[str, float]
     verdicts: Mapping[str, str]
     per_turn: tuple[float, ...] = ()
+    details: Mapping[str, str] = field(default_factory=dict)
+    paid_as: Score | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A reply that a verifier failed to judge: part of the reward, reason code, what happened, the reply's beginning."""
+
+    problem_id: str
+    sibling: int
+    part: str
+    reason: str
+    detail: str
+    reply: str
+
+    def __str__(self) -> str:
+        """One line; the reply is shown as Python writes a string, so that nothing in it reaches a terminal raw."""
+        return f"{self.part} of problem {self.problem_id}, reply {self.reply!r}: {self.reason}: {self.detail or 'no detail'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,10 +261,14 @@ class Sample:
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
     """Messages as the model sees them: token_ids int32[P] with image placeholders expanded to one
-    token per merged patch, and the canonical pictures, in order."""
+    token per merged patch, and the canonical pictures, in order.
+
+    opening: the text that the chat template puts behind the mark of the assistant's turn, "" for most: the reply goes on
+    from there, so both are judged together."""
 
     token_ids: Int32
     images: tuple[Image, ...]
+    opening: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -65,7 +65,8 @@ def test_a_fault_of_a_users_game_names_the_problem(monkeypatch: pytest.MonkeyPat
     problem = kind.problem("p7", 1, GuessOptions(), lambda pixels: Image("s", 28, 28))
     env = open_environment(lambda pixels: Image("s", 28, 28))(problem)
     assert env.start() == problem.messages
-    with pytest.raises(EngineError, match=r"environment tests\.own_game:guess failed on problem p7: ZeroDiv"):
+    where = r"environment tests\.own_game:guess failed in step, turn 1, reply 'nan', on problem p7 \(level 40\)"
+    with pytest.raises(EngineError, match=where + r": ZeroDivisionError: what a reply \(tests/own_game\.py:\d+\)"):
         env.step("nan")
     with pytest.raises(EngineError, match="once"):
         env.start()

@@ -94,7 +94,7 @@ def deeper(folder: Path) -> None:
     [
         (truncate, "cannot be loaded"),
         (drop_weights, "no \\*.safetensors"),
-        (other_family, "model_type is 'llama'"),
+        (other_family, "no adapter for model_type 'llama'"),
         (deeper, "missing"),
         (lambda f: (f / "config.json").unlink(), "is missing"),
         (lambda f: (f / "config.json").write_text("{"), "cannot be read"),

@@ -15,7 +15,7 @@ from report_fixture import STAGES, fabricate
 from lmm_r1.errors import RecipeError
 from lmm_r1.reports import plots
 from lmm_r1.reports.page import in_words, write_report
-from lmm_r1.reports.rollouts import pick, question
+from lmm_r1.reports.rollouts import pick, question, stage_rollouts
 from lmm_r1.reports.safety import clipped, picture, safe
 from lmm_r1.runs.folder import RunFolder
 from lmm_r1.runs.jsonl import read_lines, write_lines
@@ -208,3 +208,50 @@ def test_small_pieces() -> None:
     paths = [Path(str(i)) for i in range(9)]
     assert pick(paths, 3) == [paths[0], paths[4], paths[8]] and pick(paths[:2], 3) == paths[:2]
     assert plots.colour_of(["base", "base_no_prompt", "x"])["base"] == plots.GREY
+
+
+SHUFFLED = [  # (gold, reply, own parts, own verdict, the verdict that was paid)
+    ("20", "<think>5+13=18; 18+2=20</think><answer>20</answer>", (1.0, 1.0), "correct", "no_answer"),
+    ("26", "A  gets C 25.", (0.0, 0.0), "no_answer", "correct"),
+]
+
+
+@pytest.mark.parametrize(("gold", "reply", "own", "verdict", "paid"), SHUFFLED)
+def test_badges_tell_the_truth_where_rewards_were_shuffled(
+    tmp_path: Path, gold: str, reply: str, own: tuple[float, float], verdict: str, paid: str
+) -> None:
+    """Catches a right reply with the badge of another's score, and a payment that nobody can explain."""
+    folder = RunFolder(tmp_path).stage("shuffled")
+    other = {"parts": {"format": 1 - own[0], "accuracy": 1 - own[1]}, "verdicts": {"accuracy": paid}}
+    record = {
+        "problem_id": "p", "answer": gold, "prompt": "q", "replies": [reply], "images": [], "reward": 1.5 * (1 - own[1]),
+        "parts": {"format": own[0], "accuracy": own[1]}, "verdicts": {"accuracy": verdict}, "paid_as": other, "stop": "eos",
+    }  # fmt: skip
+    write_lines(folder.rollouts / "step_000001.jsonl", [record])
+    page = stage_rollouts(folder)
+    badges = re.findall(r'<span class="tag (good|bad)">([^<]*)</span>', page)
+    assert badges == [
+        ("good" if own[1] else "bad", verdict.replace("_", " ")),
+        ("good", "well-formed") if own[0] else ("bad", "format broken"),
+    ]
+    words = f"{paid.replace('_', ' ')}, {'format broken' if own[0] else 'well-formed'}"
+    assert f'<span class="paid">paid as: {words} (rewards were dealt at random)</span>' in page
+    game = record | {"episode": 0, "sibling": 0, "turns": [{"outcome": "solved", "success": 1.0, "reward": 1.0}]}
+    write_lines(folder.rollouts / "step_000001.jsonl", [game])
+    assert "solved" in stage_rollouts(folder) and f"paid as: {words}" in stage_rollouts(folder)
+
+
+def test_failures_of_verifiers_stand_in_the_report(tmp_path: Path) -> None:
+    """Catches a run whose verifier failed and whose page says nothing, and a reply that gets into the page raw."""
+    run = fabricate(tmp_path, only=("fre_text",))
+    stage = run.stage("fre_text")
+    hostile = "<script>alert(1)</script>\x1b[2J"
+    lines = [
+        {"step": step, "of": 3, "problem_id": "p7", "sibling": 1, "part": "accuracy", "reason": reason, "detail": detail, "reply": hostile}
+        for step, reason, detail in ((1, "error", "RuntimeError: oops (own.py:3)"), (1, "timeout", "took longer than limit_s = 1"), (2, "error", "RuntimeError: oops (own.py:3)"))
+    ]  # fmt: skip
+    write_lines(stage.failures, lines)
+    page = write_report(tmp_path).read_text()
+    assert "6 failed verdicts of verifiers" in page and "RuntimeError: oops (own.py:3)" in page
+    assert "took longer than limit_s = 1" in page and "p7" in page
+    assert "<script>alert" not in page and "\x1b" not in page

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -150,3 +151,79 @@ def test_a_users_function_by_dotted_path() -> None:
     assert score(SEVEN, said("no"), "eos").parts["accuracy"] == 0.0
     paper = make_scorer(Reward(compat="paper"))
     assert paper(SEVEN, said("<think>\\boxed{7}</think><answer>8</answer>"), "eos").reward == 1.5
+
+
+class Dripping(BaseHTTPRequestHandler):
+    """A right answer, a byte at a time from the place named."""
+
+    slow_from = 0
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = b'{"value": 1, "reason": "correct"}'
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+        at = {"head": 5, "body": len(head) + 2}[self.slow_from]  # type: ignore[index]
+        answer = head + body
+        try:
+            self.wfile.write(answer[:at])
+            for k in range(at, len(answer)):
+                time.sleep(0.05)
+                self.wfile.write(answer[k : k + 1])
+        except OSError:
+            self.close_connection = True  # the client has gone
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("slow_from", ["head", "body"])
+def test_a_limit_is_for_the_whole_answer(slow_from: str) -> None:
+    """Catches a server that holds a run for ever by a byte now and then (trial 44)."""
+    handler = type("Handler", (Dripping,), {"slow_from": slow_from})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        with pytest.raises(EngineError, match=r"no whole answer in 0\.4 s"):
+            RemoteVerifier(url, TOKEN, limit_s=0.4, tries=2, wait_s=0.01)(SEVEN, "")
+        assert RemoteVerifier(url, TOKEN, limit_s=60.0, tries=1)(SEVEN, "") == Verdict(1.0, "correct")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_what_a_server_says_of_its_fault_is_told() -> None:
+    """Catches "status 500" as the whole story."""
+    answers = [(500, b'{"error": "KeyError: \'smiles\' (checks.py:7) \\u001b[2J"}')]
+    handler = type("Handler", (Strange,), {"answers": answers, "calls": 0})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(EngineError, match=r"status 500: KeyError: 'smiles' \(checks\.py:7\)") as raised:
+            RemoteVerifier(f"http://127.0.0.1:{server.server_address[1]}", TOKEN, tries=1)(SEVEN, "")
+        assert "\x1b" not in str(raised.value)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_call_under_way_ends_when_its_scorer_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a run that is stopped and then waits for the limit of a request, four times."""
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+    asked, ended = threading.Event(), threading.Event()
+
+    class Silent(Strange):
+        def do_POST(self) -> None:
+            asked.set()
+            ended.wait(60)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Silent)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    scorer = make_scorer(Reward(verifier=f"http://127.0.0.1:{server.server_address[1]}", limit_s=600.0))
+    waiting = scorer.submit(SEVEN, said("7"), "eos")
+    assert asked.wait(30)
+    scorer.close()
+    assert waiting.done()
+    ended.set()
+    server.shutdown()
+    server.server_close()

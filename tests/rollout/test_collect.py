@@ -119,3 +119,19 @@ def test_metrics_by_hand() -> None:
     assert metrics["reward/mean"] == 0.75 and metrics["reward/accuracy"] == 0.25
     assert metrics["zero_advantage_share"] == 0.5 and metrics["verdict/no_answer"] == 0.75
     assert metrics["length/mean"] == sum(r.reply_tokens for r in rollouts) / 2 == 2.0
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_a_shuffled_reward_leaves_the_verdict_with_its_reply(seed: int) -> None:
+    """Catches a right reply that is called wrong because another's score was dealt to it."""
+    plain = run([chr(97 + i) for i in range(6)], RolloutConfig(prompts=6, siblings=4))
+    dealt = shuffled(plain.groups, seed)
+    own = [s for g in plain.groups for s in g.scores]
+    paid = [s for g in dealt for s in g.scores]
+    assert [(s.parts, s.verdicts) for s in paid] == [(s.parts, s.verdicts) for s in own]
+    assert all(s.paid_as is not None and s.reward == s.paid_as.reward for s in paid)
+    assert any(s.paid_as is not None and s.paid_as.parts != s.parts for s in paid)
+    told, truth = describe(dealt), describe(plain.groups)
+    assert {k: v for k, v in told.items() if k.startswith(("reward/", "verdict/"))} == {
+        k: v for k, v in truth.items() if k.startswith(("reward/", "verdict/"))
+    }

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from lmm_r1.errors import FolderInUseError, RecipeError
-from lmm_r1.runs.folder import RunFolder, changed_fields
+from lmm_r1.runs.changes import changed_fields
+from lmm_r1.runs.folder import RunFolder
 from lmm_r1.runs.jsonl import append_line, read_lines, read_steps, repair, write_json
 
 HOLD = """
@@ -90,8 +91,9 @@ def test_changed_recipe_is_refused_field_by_field(tmp_path: Path) -> None:
     """Catches a resume under another recipe, and a message that does not name what changed."""
     run = RunFolder(tmp_path / "run")
     recipe = 'name = "a"\nseed = 0\n[stage.fre]\nsteps = 4\n[[stage.fre.data]]\ndomain = "text"\n'
-    assert run.keep_recipe(recipe) is True
-    assert run.keep_recipe(recipe) is False
+    assert run.keep_recipe(recipe).fresh
+    (run.stage("fre").checkpoints / "step_000002").mkdir()
+    assert not run.keep_recipe(recipe).fresh
     changed = recipe.replace("seed = 0", "seed = 1").replace('"text"', '"geometry"') + "extra = true\n"
     with pytest.raises(RecipeError) as caught:
         run.keep_recipe(changed)
@@ -108,7 +110,8 @@ def test_description_may_change(tmp_path: Path) -> None:
     """Catches a run that cannot be resumed because a comment-like field was edited."""
     run = RunFolder(tmp_path)
     run.keep_recipe('description = "one"\n[save]\nkeep = 2\n')
-    assert run.keep_recipe('description = "two"\n[save]\nkeep = 3\n') is False
+    (run.stage("fre").checkpoints / "step_000002").mkdir()
+    assert not run.keep_recipe('description = "two"\n[save]\nkeep = 3\n').fresh
     assert "two" in run.recipe.read_text()
 
 

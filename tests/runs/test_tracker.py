@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from run_fixture import Pictures, decode, group
@@ -11,6 +12,7 @@ from lmm_r1.runs.folder import RunFolder, StageFolder
 from lmm_r1.runs.jsonl import read_lines, read_steps
 from lmm_r1.runs.provenance import clean_command, git_commit, provenance, without_home
 from lmm_r1.runs.tracker import JsonlTracker, TensorBoardTracker, Trackers
+from lmm_r1.types import Failure
 
 ROLLOUT_FIELDS = {
     "problem_id", "episode", "segment", "sibling", "prompt", "replies", "images", "token_ids", "trainable",
@@ -113,7 +115,6 @@ def test_tensorboard_reads_the_scalars_back(tmp_path: Path) -> None:
 
 def test_provenance_holds_no_secret_and_no_home(tmp_path: Path) -> None:
     """Catches a run folder, made to be shared, that gives away a token or a user's name."""
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
     home = str(Path.home())
     command = [
         "/x/bin/lmm-r1",
@@ -126,15 +127,59 @@ def test_provenance_holds_no_secret_and_no_home(tmp_path: Path) -> None:
         "--set",
         "a.max_new_tokens=4",
     ]
-    record = provenance(command, "name = 'a'", tmp_path, threads=1, seed=3)
+    record = provenance(
+        command, "name = 'a'", {"model.safetensors": "0" * 64, "config.json": "1" * 64}, threads=1, seed=3
+    )
     text = json.dumps(record)
     assert "abc123" not in text and "zzz" not in text and "hf_secretword" not in text
     assert record["command"] == "lmm-r1 train ~/r.toml --hf-token *** --api-key=*** *** --set a.max_new_tokens=4"
     assert home not in text
-    assert len(record["base_weights"]["model.safetensors"]) == 64 and record["seed"] == 3 and record["threads"] == 1
+    assert record["base_weights"] == {"model.safetensors": "0" * 64}
+    assert record["base_files"] == {"config.json": "1" * 64}
+    assert record["seed"] == 3 and record["threads"] == 1
     assert without_home(home) == "~" and clean_command([]) == ""
 
 
 def test_no_commit_is_claimed_for_an_untracked_file(tmp_path: Path) -> None:
     """Catches an installed copy that reports the commit of somebody else's repository around it."""
     assert git_commit(tmp_path / "file.py") == ""
+
+
+def test_a_line_keeps_the_own_verdict_beside_what_was_paid(tmp_path: Path) -> None:
+    """Catches a rollout file from which the truth about a reply cannot be read in the shuffled arm."""
+    folder = RunFolder(tmp_path).stage("fre_text")
+    made, credits = group(1)
+    right, wrong = made.scores
+    dealt = (replace(right, reward=wrong.reward, paid_as=wrong), replace(wrong, reward=right.reward, paid_as=right))
+    _tracker(folder).save_rollouts(1, [replace(made, scores=dealt)], credits)
+    first, second = read_lines(folder.rollouts / "step_000001.jsonl")
+    assert (first["reward"], first["parts"]["accuracy"], first["verdicts"]) == (0.5, 1.0, {"accuracy": "correct"})
+    assert first["paid_as"] == {"parts": wrong.parts, "verdicts": wrong.verdicts}
+    assert (second["reward"], second["verdicts"]["accuracy"], second["paid_as"]["parts"]) == (1.5, "wrong", right.parts)
+    _tracker(folder).save_rollouts(2, [made], credits)
+    assert all("paid_as" not in line for line in read_lines(folder.rollouts / "step_000002.jsonl"))
+
+
+def test_failures_of_verifiers_are_kept_bounded_and_forgotten_with_their_step(tmp_path: Path) -> None:
+    """Catches a reason that is nowhere in the run folder, a file without a bound, and a step that is told twice."""
+    folder = RunFolder(tmp_path).stage("fre_text")
+    failed = [Failure(f"p{k}", k, "accuracy", "error", "ValueError: no (own.py:3)", "\x1b[2J7") for k in range(30)]
+    tracker = _tracker(folder)
+    for step in (1, 2, 3):
+        tracker.save_failures(step, failed[: 10 * step])
+        tracker.commit(step)
+    lines = read_lines(folder.failures)
+    assert [line["step"] for line in lines] == [1] * 8 + [2] * 8 + [3] * 8
+    assert lines[8] == {
+        "step": 2, "of": 20, "problem_id": "p0", "sibling": 0, "part": "accuracy", "reason": "error",
+        "detail": "ValueError: no (own.py:3)", "reply": "\x1b[2J7",
+    }  # fmt: skip
+    assert b"\x1b" not in folder.failures.read_bytes()
+    tracker.rewind(1)
+    assert {line["step"] for line in read_lines(folder.failures)} == {1}
+    for step in range(2, 200):
+        tracker.save_failures(step, failed)
+    assert len(read_lines(folder.failures)) == 1000
+    again = _tracker(folder)
+    again.save_failures(200, failed)
+    assert len(read_lines(folder.failures)) == 1000

@@ -152,7 +152,7 @@ def lose_a_file(folder: Path) -> None:
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "absent": (shutil.rmtree, "no such model folder"),
     "config": (lambda folder: (folder / "config.json").write_text("{"), "cannot be read"),
-    "family": (other_family, "model_type is 'llama'"),
+    "family": (other_family, "model_type 'llama'"),
     "pickle": (lambda folder: (folder / FILE).rename(folder / "pytorch_model.bin"), "no *.safetensors"),
     "named": (lambda folder: (folder / FILE).rename(folder / "other.safetensors"), "there is no model.safetensors"),
     "truncated": (truncate, "cannot be loaded"),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,8 +20,8 @@ import numpy as np
 from gymnasium.utils.env_checker import check_env
 from numpy.typing import NDArray
 
-from lmm_r1.envs.games import game, open_environment
-from lmm_r1.errors import EngineError, Fault, LmmR1Error
+from lmm_r1.envs.games import game, open_environment, unusable
+from lmm_r1.errors import EngineError, Fault, LmmR1Error, raised
 from lmm_r1.seams import Environment, Game, Step
 from lmm_r1.types import Image, Problem
 
@@ -60,8 +59,7 @@ def check_game(name: str) -> dict[str, Any]:
         try:
             faults += [Fault(message, field=rule.__name__[1:]) for message in rule(kind)]
         except Exception as error:  # noqa: BLE001  a user's game may raise anything: that is a finding
-            what = f"{type(error).__name__}: {error}".splitlines()[0]
-            faults.append(Fault(f"raised {what}", field=rule.__name__[1:]))
+            faults.append(Fault(f"raised {raised(error)}", field=rule.__name__[1:]))
     return _report(faults, 2 if faults else 0)
 
 
@@ -168,8 +166,10 @@ def _repeats(kind: Game) -> Iterator[str]:
 
 
 def _step_faults(step: Step) -> Iterator[str]:
-    if not (math.isfinite(step.reward) and math.isfinite(step.score)):
-        yield f"a reward of {step.reward} or a score of {step.score}"
+    wrong = list(unusable(step))
+    if wrong:
+        yield from wrong
+        return
     if not re.fullmatch(r"[a-z_]*", step.outcome):
         yield f"an outcome {step.outcome[:40]!r}: a reason code is small letters and underscores"
     if not 0.0 <= step.success <= 1.0:

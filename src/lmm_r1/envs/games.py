@@ -1,7 +1,8 @@
 """Games by name, and environments from problems: the shipped games, and users' own as "module:attribute".
 
-`open_environment(put)` is what the turn loop gets; `game(name)` what makes problems, scripted players and conformance
-tests. A user's own environment is foreign code: whatever it raises becomes one line that names the problem.
+`open_environment(put)` is what the turn loop gets; `game(name)` what makes problems and conformance tests, `player_of`
+who plays by a script. A user's own game is foreign code: whatever it raises, and what it returns that a run cannot use,
+becomes one line that names the problem, the turn and the line of the user's file.
 Leaves out: the games themselves, and the conformance test (check.py). Never imports torch.
 """
 
@@ -9,9 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import math
 import os
+import reprlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -23,8 +26,8 @@ from pydantic import ValidationError
 from lmm_r1.envs.football.turns import FootballGame
 from lmm_r1.envs.single_turn import SingleTurn
 from lmm_r1.envs.sokoban.turns import SokobanGame
-from lmm_r1.errors import EngineError, Fault, LmmR1Error, RecipeError
-from lmm_r1.seams import Environment, Game, MakeEnvironment, Put, Step
+from lmm_r1.errors import EngineError, Fault, LmmR1Error, RecipeError, defined_at, first_line, printable, raised
+from lmm_r1.seams import Environment, Game, MakeEnvironment, Player, Put, Step
 from lmm_r1.types import Image, Message, Problem
 
 Pixels = NDArray[np.uint8]
@@ -57,9 +60,8 @@ def _own_game(name: str) -> Game:
     try:
         found = getattr(importlib.import_module(module), attribute)
         found = found() if isinstance(found, type) else found
-    except Exception as error:  # noqa: BLE001  a user's module may raise anything while it is imported
-        what = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise RecipeError(Fault(f"game '{name}' cannot be imported: {what}")) from None
+    except (Exception, SystemExit) as error:  # noqa: BLE001  a user's module may raise anything while it is imported
+        raise RecipeError(Fault(f"game '{name}' cannot be imported: {raised(error)}")) from None
     missing = [part for part in _PARTS if not hasattr(found, part)]
     if missing:
         raise RecipeError(Fault(f"game '{name}' has no {', '.join(missing)}", remedy="see docs/games.md"))
@@ -117,9 +119,18 @@ def draw_problem(kind: Game, options: Any, split: str, seed: int, index: int, pu
             problem = kind.problem(f"{split}/{kind.name}/{seed}/{index}", drawn, options, hold)
         except LmmR1Error:
             raise
-        except Exception as error:  # noqa: BLE001  a user's game may raise anything; a shipped one has no such level
-            what = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-            raise RecipeError(f"game '{kind.name}' made no problem of seed {drawn}: {what.splitlines()[0]}") from None
+        except (Exception, SystemExit) as error:  # noqa: BLE001  a user's may raise anything; a shipped one has no such level
+            shipped = kind.name in GAMES and isinstance(error, ValueError)
+            what = first_line(error) if shipped else raised(error, kind.problem)
+            raise RecipeError(f"game '{kind.name}' made no problem of seed {drawn}: {what}") from None
+        if not isinstance(problem, Problem) or not isinstance(problem.meta.get("key"), str):
+            what = (
+                f"{type(problem).__name__}, not a Problem"
+                if not isinstance(problem, Problem)
+                else 'no text meta["key"]'
+            )
+            place = defined_at(kind.problem)
+            raise RecipeError(f"game '{kind.name}' made {what}, of seed {drawn}{f' ({place})' if place else ''}")
         if is_evaluation(str(problem.meta["key"])) == (split == "evaluation"):
             messages = tuple(
                 replace(m, content=tuple(put(held[int(p.sha)]) if isinstance(p, Image) else p for p in m.content))
@@ -143,36 +154,82 @@ def open_environment(put: Put) -> MakeEnvironment:
     return make
 
 
+def player_of(name: str, problem: Problem) -> Player:
+    """Who plays a problem's game by a script: "idle", "random" or "expert". EngineError for what a user's own raises."""
+    kind = game(problem.env)
+    if problem.env in GAMES:
+        return kind.player(name, problem)
+    made: Player = _guarded(f"player {name!r}", problem, lambda: kind.player(name, problem), kind.player)
+
+    def player(env: Any) -> str:
+        said = _guarded(f"player {name!r}", problem, lambda: made(env), made)
+        if not isinstance(said, str):
+            raise EngineError(_failure(f"player {name!r}", problem, f"returned {type(said).__name__}, not a reply"))
+        return said
+
+    return player
+
+
+def unusable(step: object) -> Iterator[str]:
+    """What a run cannot use of an environment's answer: another type, and figures that are none."""
+    if not isinstance(step, Step):
+        yield f"returned {reprlib.repr(step)} ({type(step).__name__}); a Step is wanted"
+        return
+    for name, value in (("reward", step.reward), ("success", step.success), ("score", step.score)):
+        if value is None and name == "score":
+            continue
+        if not isinstance(value, int | float | np.floating | np.integer) or not math.isfinite(value):
+            yield f"a {name} of {reprlib.repr(value)}: a finite number is wanted"
+    if not all(isinstance(text, str) for text in (step.action, step.outcome)):
+        yield "an action or an outcome that is no text"
+    if not (isinstance(step.feedback, tuple) and all(isinstance(message, Message) for message in step.feedback)):
+        yield "feedback that is not a tuple of Messages"
+
+
+def _guarded(what: str, problem: Problem, call: Callable[[], Any], called: object) -> Any:
+    """Run a user's code; EngineError for whatever it raises, an attempt to exit included."""
+    try:
+        return call()
+    except LmmR1Error:
+        raise
+    except (Exception, SystemExit) as error:
+        raise EngineError(_failure(what, problem, raised(error, called))) from error
+
+
+def _failure(what: str, problem: Problem, why: str) -> Fault:
+    level = printable(str(problem.meta.get("key", "")))[:60]
+    at = f"{what}, on problem {problem.id}{f' (level {level})' if level else ''}"
+    return Fault(f"the environment {problem.env} failed in {at}: {printable(why)}", remedy="see docs/games.md")
+
+
 class _Foreign:
-    """A user's environment, whose faults name the problem and are no fault of the reply."""
+    """A user's environment, whose faults name the problem and the turn, and are no fault of the reply."""
 
     def __init__(self, problem: Problem, make: Callable[[], Environment]) -> None:
-        self._problem = problem
-        self._inner: Environment = self._guarded(make)
+        self._problem, self._turn = problem, 0
+        self._inner: Environment = _guarded("environment", problem, make, None)
 
     def start(self) -> tuple[Message, ...]:
         """See Environment."""
-        return self._guarded(self._inner.start)  # type: ignore[no-any-return]
+        return self._asked("start", lambda: self._inner.start())  # type: ignore[no-any-return]
 
     def step(self, reply: str) -> Step:
-        """See Environment."""
-        return self._guarded(self._inner.step, reply)  # type: ignore[no-any-return]
+        """See Environment. EngineError also for an answer that a run cannot use."""
+        self._turn += 1
+        at = f"step, turn {self._turn}, reply {reply[:80]!r}"
+        found: Step = self._asked(at, lambda: self._inner.step(reply))
+        for wrong in unusable(found):
+            place = defined_at(getattr(self._inner, "step", None))
+            raise EngineError(_failure(at, self._problem, f"{wrong} ({place})" if place else wrong))
+        return found
 
     def close(self) -> None:
         """See Environment."""
-        self._guarded(self._inner.close)
+        self._asked("close", lambda: self._inner.close())
 
     def __getattr__(self, name: str) -> Any:
         """What else the environment has: its own scripted player looks into it, and a film is taken of it."""
         return getattr(self.__dict__["_inner"], name)
 
-    def _guarded(self, call: Callable[..., Any], *arguments: object) -> Any:
-        try:
-            return call(*arguments)
-        except LmmR1Error:
-            raise
-        except Exception as error:
-            what = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise EngineError(
-                f"the environment {self._problem.env} failed on problem {self._problem.id}: {what}"
-            ) from error
+    def _asked(self, what: str, call: Callable[[], Any]) -> Any:
+        return _guarded(what, self._problem, call, getattr(self._inner, what.partition(",")[0], None))

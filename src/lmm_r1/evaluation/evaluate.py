@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from lmm_r1.config import Reward
 from lmm_r1.data.images import ImageStore
 from lmm_r1.data.stream import with_system
-from lmm_r1.envs.games import game, open_environment
+from lmm_r1.envs.games import open_environment, player_of
 from lmm_r1.evaluation.statistics import paired_difference, wilson
 from lmm_r1.evaluation.suites import suite
 from lmm_r1.rewards.format import reasons
 from lmm_r1.rewards.score import make_scorer
-from lmm_r1.rollout.play import Sampling, play, turns_of
+from lmm_r1.rollout.play import Sampling, turns_of
+from lmm_r1.rollout.scoring import play_and_score
 from lmm_r1.rollout.scripted import scripted
 from lmm_r1.seams import ModelAdapter, Put, RolloutEngine, Scorer
 from lmm_r1.types import Image, Problem, Score, Text, Turn
@@ -148,10 +149,9 @@ def evaluate_set(
     sampling = replace(sampling, window=chosen.window if memory == "suite" else None if memory == "full" else memory)
 
     def answers(asked: Sequence[Problem], put: Put) -> tuple[ItemResult, ...]:
-        episodes = play([(p, 0) for p in asked], engine, adapter, open_environment(put), sampling, key)
-        return tuple(
-            _result(p, score(p, turns_of(e), e[-1].stop), turns_of(e)) for p, e in zip(asked, episodes, strict=True)
-        )
+        pairs = [(p, 0) for p in asked]
+        episodes, scores = play_and_score(pairs, engine, adapter, open_environment(put), score, sampling, key)
+        return tuple(_result(p, s, turns_of(e)) for p, s, e in zip(asked, scores, episodes, strict=True))
 
     seen = answers(problems, images.put)
     blank = partial(_put_blank, images)
@@ -166,7 +166,7 @@ def evaluate_player(name: str, n: int, player: str, images: ImageStore) -> SetRe
     for problem in chosen.problems(images, n):
         if not problem.is_game:
             raise ValueError(f"nobody plays the set {name}: it holds questions")
-        turns = scripted(problem, make, game(problem.env).player(player, problem))
+        turns = scripted(problem, make, player_of(player, problem))
         results.append(_result(problem, _GAMES_ONLY(problem, turns, "eos"), turns))
     return SetResult(name, chosen.version, tuple(results))
 

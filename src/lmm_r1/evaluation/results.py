@@ -17,7 +17,7 @@ def results_of(recipe: Recipe, results: Mapping[str, Mapping[str, SetResult]]) -
     """The content of results.json, for the arms that were evaluated.
 
     differences: the pairs of `recipe.compare`, and each stage against the one it starts from.
-    rollouts: replies sampled by RL on the way to each arm, the stages it builds on included.
+    rollouts: replies sampled by RL on the way to each arm, the stages it builds on included. settings: what all arms share.
     """
     wanted = [*recipe.compare, *((name, stage.start) for name, stage in recipe.stage.items())]
     pairs = [(a, b) for a, b in dict.fromkeys(wanted) if a in results and b in results]
@@ -28,6 +28,8 @@ def results_of(recipe: Recipe, results: Mapping[str, Mapping[str, SetResult]]) -
         "findings": [finding(d) for d in differences] + blind_findings(results),
         "seed": recipe.seed,
         "rollouts": {arm: _rollouts(recipe, arm) for arm in results},
+        "settings": recipe.model.model_dump(include={"base", "min_pixels", "max_pixels", "dtype"})
+        | recipe.evaluate.model_dump(include={"prompt", "temperature", "max_new_tokens"}),
     }
 
 

@@ -8,12 +8,10 @@ Source of the layout: https://huggingface.co/Qwen/Qwen2.5-VL-3B-Instruct; of 4-b
 from __future__ import annotations
 
 import copy
-import json
-import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from torch import nn
 from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
+    GenerationConfig,
     PreTrainedTokenizerBase,
     Qwen2_5_VLForConditionalGeneration,
 )
@@ -32,16 +31,19 @@ from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 from transformers.utils import is_accelerate_available, is_bitsandbytes_available
 from transformers.utils import logging as transformers_logging
 
+from lmm_r1.disk import follow_umask, fsync, new_folder
 from lmm_r1.errors import CheckpointError, Fault, first_line
+from lmm_r1.models.folder_files import limit_pictures, neutral_generation, read_model_config, verify_files
 from lmm_r1.models.lora import has_adapters, merged_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-MODEL_TYPE = "qwen2_5_vl"
 #: What is fetched of a hub id: no pickles, no other framework's weights.
 _WANTED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 #: Files of a source folder that an export writes anew (or must not carry on).
-_WRITTEN = re.compile(r"(config\.json|generation_config\.json|.*\.safetensors|.*\.safetensors\.index\.json)")
+_WRITTEN = re.compile(
+    r"(config\.json|generation_config\.json|lmm_r1\.json|.*\.safetensors|.*\.safetensors\.index\.json)"
+)
 #: Files of a source folder that belong to its tokenizer and processor.
 _CARRIED = re.compile(r".*\.(json|txt|jinja|model)")
 
@@ -70,28 +72,14 @@ def resolve_folder(folder: str | Path) -> Path:
         ) from error
 
 
-def read_model_config(folder: Path) -> dict[str, Any]:
-    """config.json of a model folder. CheckpointError when missing or broken."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(Fault("is missing: this is no model folder", file=str(path))) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(Fault(f"cannot be read: {first_line(error)}", file=str(path))) from error
-    if not isinstance(config, dict):
-        raise CheckpointError(Fault("holds no JSON object", file=str(path)))
-    return config
-
-
 def checked_folder(folder: str | Path) -> Path:
-    """`resolve_folder` of a model of our family with safetensors weights. CheckpointError for any other."""
+    """`resolve_folder` of a model of our family with safetensors weights, which are those that were exported where the
+    folder says so. CheckpointError for any other."""
     path = resolve_folder(folder)
-    kind = read_model_config(path).get("model_type")
-    if kind != MODEL_TYPE:
-        raise CheckpointError(Fault(f"model_type is {kind!r}, wanted {MODEL_TYPE!r}", file=str(path / "config.json")))
+    read_model_config(path)
     if not any(path.glob("*.safetensors")):
         raise CheckpointError(Fault("holds no *.safetensors weights (other formats are never loaded)", file=str(path)))
+    verify_files(path)
     return path
 
 
@@ -151,9 +139,19 @@ def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> PreTr
     return tokenizer
 
 
-def export_model(model: Qwen2_5_VLForConditionalGeneration, source_folder: str | Path, out_dir: str | Path) -> Path:
+def export_model(
+    model: Qwen2_5_VLForConditionalGeneration,
+    source_folder: str | Path,
+    out_dir: str | Path,
+    *,
+    pictures: tuple[int, int] | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+) -> Path:
     """Write weights and configuration of `model`, and the tokenizer, template and processor files of its source.
 
+    pictures: (min_pixels, max_pixels) of the training, for the processor files; None = as in the source. temperature, top_p: of
+    the rollouts, for generation_config.json, which takes nothing but the ids of special tokens from the source.
     Adapters are merged and 4-bit weights widened on the way, so that the folder holds a plain model; `model` stays as
     it is, and a plain copy of it is held in memory meanwhile.
     All or nothing: everything is written and flushed beside `out_dir`, then renamed. An older export there is
@@ -163,16 +161,21 @@ def export_model(model: Qwen2_5_VLForConditionalGeneration, source_folder: str |
     transformers_logging.disable_progress_bar()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        temporary = new_folder(out.parent, f".{out.name}.")
         try:
-            temporary.chmod(0o755)
             for file in sorted(source.iterdir()):
                 if file.is_file() and _CARRIED.fullmatch(file.name) and not _WRITTEN.fullmatch(file.name):
                     shutil.copyfile(file, temporary / file.name)
             merge = has_adapters(model) or getattr(model, "is_loaded_in_4bit", False)
-            (_plain_copy(model) if merge else model).save_pretrained(temporary)
+            plain = _plain_copy(model) if merge else model
+            with _without_sampling(plain):
+                plain.save_pretrained(temporary)
+            neutral_generation(temporary, temperature, top_p)
+            if pictures is not None:
+                limit_pictures(temporary, *pictures)
+            follow_umask(temporary)
             for file in temporary.iterdir():
-                _flush(file)
+                fsync(file)
             _replace(temporary, out)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -237,21 +240,24 @@ def _plain_copy(model: Qwen2_5_VLForConditionalGeneration) -> Qwen2_5_VLForCondi
     return plain
 
 
+@contextmanager
+def _without_sampling(model: Qwen2_5_VLForConditionalGeneration) -> Iterator[None]:
+    """Meanwhile the model has no sampling settings but its special ids: transformers refuses to write some that it reads."""
+    kept = model.generation_config
+    ids = {name: value for name, value in kept.to_dict().items() if name.endswith("token_id")}
+    model.generation_config = GenerationConfig(**ids)
+    try:
+        yield
+    finally:
+        model.generation_config = kept
+
+
 def _replace(temporary: Path, out: Path) -> None:
     """Rename `temporary` to `out`; what was there goes only once the new one can take its place."""
     old = temporary.with_name(temporary.name + ".old")
     if out.exists():
         out.rename(old)
     temporary.rename(out)
-    _flush(out.parent)
+    fsync(out.parent)
     if old.exists():
         shutil.rmtree(old)
-
-
-def _flush(path: Path) -> None:
-    """Force a file or folder onto the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -18,6 +18,8 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from lmm_r1.disk import follow_umask
+
 #: The shipped base model, a Hugging Face folder inside the package.
 MICRO_DIR = Path(__file__).parent / "micro_base"
 
@@ -169,6 +171,7 @@ def save_micro(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedT
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor_config(), indent=2) + "\n")
+    follow_umask(folder)
 
 
 def random_micro(folder: Path, seed: int = 0, **sizes: int | bool) -> Path:

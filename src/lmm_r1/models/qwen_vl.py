@@ -9,7 +9,6 @@ Sources: arXiv 2502.13923; chat template and processor files of https://huggingf
 
 from __future__ import annotations
 
-import json
 import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,11 +21,14 @@ from numpy.typing import NDArray
 from transformers import AutoConfig, PreTrainedTokenizerBase, Qwen2_5_VLConfig
 
 from lmm_r1.config import Model
-from lmm_r1.errors import CheckpointError, DataError, Fault
+from lmm_r1.errors import CheckpointError, DataError, Fault, first_line
+from lmm_r1.models.folder_files import folder_faults, processor_of
 from lmm_r1.models.load import load_tokenizer, resolve_folder
 from lmm_r1.models.pictures import PatchGrid, Pixels, normalisation_table, patches_of, resize, rotary_positions
 from lmm_r1.types import Encoded, Image, Int32, Message, Text
 
+#: ChatML's beginning of a turn, and a reply's text that no message holds.
+_TURN, _REPLY = "<|im_start|>", "\ue000reply\ue001"
 _STOPS = ("<|im_end|>", "<|endoftext|>")
 _MEDIA = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 #: Bytes of pixel patches kept, so that a picture is cut once per step rather than once per use.
@@ -74,7 +76,10 @@ class QwenVLAdapter:
         if tokenizer.eos_token_id is not None:
             stops.append(int(tokenizer.eos_token_id))
         self.stop_ids = tuple(dict.fromkeys(stops))
-        self.banned_ids = tuple(sorted({vocabulary[t] for t in _MEDIA if t in vocabulary}))
+        # Beside media tokens: ids that have no text, as in heads that are wider than their tokenizer. Sampled, they are invisible
+        # in a reply, and vLLM ends at the turn that repeats them.
+        silent = set(range(model_config.text_config.vocab_size)) - set(vocabulary.values())
+        self.banned_ids = tuple(sorted(silent | {vocabulary[t] for t in _MEDIA if t in vocabulary}))
         pad = tokenizer.pad_token_id
         self.pad_id = int(pad) if pad is not None else self.stop_ids[0]
         controls = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special} | {*_STOPS, *_MEDIA}
@@ -87,15 +92,19 @@ class QwenVLAdapter:
     def from_folder(cls, folder: str | Path, images: PixelStore, model_cfg: Model) -> QwenVLAdapter:
         """The adapter of a model folder or hub id. CheckpointError when a file is missing or broken."""
         path = resolve_folder(folder)
-        tokenizer = load_tokenizer(path, model_cfg.trust_remote_code)
+        faults = folder_faults(path)
+        if faults:
+            raise CheckpointError(*faults)
+        tokenizer, processor = load_tokenizer(path, model_cfg.trust_remote_code), processor_of(path)
         try:
             config = AutoConfig.from_pretrained(path, local_files_only=True)
-            processor = json.loads((path / "preprocessor_config.json").read_text(encoding="utf-8"))
-            mean, std = processor["image_mean"], processor["image_std"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CheckpointError(Fault(f"configuration cannot be read: {line}", file=str(path))) from error
-        return cls(tokenizer, config, images, model_cfg.min_pixels, model_cfg.max_pixels, mean, std)
+            raise CheckpointError(
+                Fault(f"configuration cannot be read: {first_line(error)}", file=str(path))
+            ) from error
+        return cls(
+            tokenizer, config, images, model_cfg.min_pixels, model_cfg.max_pixels, processor.mean, processor.std
+        )  # fmt: skip
 
     def canonical(self, pixels: Pixels) -> Pixels:
         """uint8[H', W', 3]: the picture everybody uses, resized once to whole cells; idempotent. DataError when it is
@@ -154,7 +163,24 @@ class QwenVLAdapter:
         ids: list[int] = []
         for piece in self._pieces(rendered, literals):
             ids += self.tokenizer(piece, add_special_tokens=False, verbose=False).input_ids
-        return Encoded(self._expand(np.asarray(ids, np.int32), images), tuple(images))
+        opening = self._opening(chat, rendered)
+        return Encoded(self._expand(np.asarray(ids, np.int32), images), tuple(images), opening)
+
+    def _opening(self, chat: list[dict[str, Any]], rendered: str) -> str:
+        """What the template writes behind the mark of the assistant's turn: the beginning of the reply.
+
+        The mark is ChatML's, which no text of a message can spell here. A template with other marks is asked how it
+        writes an assistant's message, and what it does not write there is its beginning of the reply.
+        """
+        _, found, header = rendered.rpartition(_TURN)
+        if found:
+            return header.removeprefix("assistant").removeprefix("\n")
+        asked, mark = [*chat, {"role": "assistant", "content": [_text(_REPLY)]}], self.tokenizer.apply_chat_template
+        before = str(mark(chat, tokenize=False, add_generation_prompt=False))
+        prompt = str(mark(chat, tokenize=False, add_generation_prompt=True))
+        written = str(mark(asked, tokenize=False, add_generation_prompt=False)).partition(_REPLY)[0]
+        header = written.removeprefix(before)
+        return prompt.removeprefix(before).removeprefix(header)
 
     def _render_inputs(self, messages: Sequence[Message]) -> tuple[list[dict[str, Any]], dict[str, str], list[Image]]:
         """(messages for the template, {mark: spelled control token it stands for}, canonical pictures)."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lmm_r1.reports.safety import clipped, number, picture, safe
+from lmm_r1.reports.verdicts import paid_as
 
 #: Turns of an episode that are shown, the first and the last ones.
 MAX_TURNS = 12
@@ -49,7 +50,7 @@ def _strip(images: Path, segments: Sequence[Mapping[str, Any]]) -> str:
     head = (
         f'<span class="tag {"good" if won else "bad"}">{safe(outcome).replace("_", " ")}</span>'
         f'<span class="figures">reward {number(first.get("reward")):.2f} · advantage {number(first.get("advantage")):+.2f} · '
-        f"{len(turns)} turns</span>"
+        f"{len(turns)} turns</span>{paid_as(first)}"
     )
     return f'<div class="episode"><p>{head}</p><div class="strip">{cells}</div></div>'
 

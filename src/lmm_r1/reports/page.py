@@ -25,10 +25,10 @@ from lmm_r1.reports import plots
 from lmm_r1.reports.rollouts import stage_rollouts
 from lmm_r1.reports.safety import safe
 from lmm_r1.reports.style import STYLE
-from lmm_r1.reports.verdicts import arms_table, stage_line
+from lmm_r1.reports.verdicts import arms_table, failures, stage_line
 from lmm_r1.runs.diagnose import diagnose
 from lmm_r1.runs.folder import RunFolder, StageFolder
-from lmm_r1.runs.jsonl import read_steps, write_text
+from lmm_r1.runs.jsonl import read_lines, read_steps, write_text
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
@@ -271,14 +271,15 @@ def _curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]], colours: Mapping
 def _stage(name: str, records: Sequence[Mapping[str, Any]], folder: StageFolder, colour: str, unfolded: bool) -> str:
     shown = stage_rollouts(folder) if folder.rollouts.is_dir() else ""
     curves = _figure(plots.stage_curves(records, colour), f"curves of {name}")
-    if not shown and not curves:
+    failed = failures(read_lines(folder.failures))
+    if not shown and not curves and not failed:
         return ""
     rollouts = (
         f"<details{' open' if unfolded else ''}><summary>Sampled replies: first, middle and last step</summary>{shown}</details>"
         if shown
         else ""
     )
-    return f'<section><h2><i style="background:{colour}"></i>{safe(name)}</h2>{curves}{_conditions(records)}{stage_line(records)}{_seconds(records)}{rollouts}</section>'
+    return f'<section><h2><i style="background:{colour}"></i>{safe(name)}</h2>{curves}{_conditions(records)}{failed}{stage_line(records)}{_seconds(records)}{rollouts}</section>'
 
 
 def _conditions(records: Sequence[Mapping[str, Any]]) -> str:
@@ -320,4 +321,19 @@ def _origin(origin: Mapping[str, Any], run: RunFolder) -> str:
     if run.recipe.is_file():
         text = run.recipe.read_text(encoding="utf-8")
         recipe = f"<details><summary>The whole recipe</summary><pre>{safe(text)}</pre></details>"
-    return f"<section><h2>Provenance</h2>{table}{recipe}</section>"
+    return f"<section><h2>Provenance</h2>{table}{_changes(run)}{recipe}</section>"
+
+
+def _changes(run: RunFolder) -> str:
+    """What of the recipe was changed between sessions, and after how many steps of which stages."""
+    told = []
+    for line in read_lines(run.changes):
+        steps = (
+            ", ".join(f"{step} steps of {name}" for name, step in line.get("steps", {}).items())
+            or "the first evaluation"
+        )
+        for change in line.get("changes", []):
+            effect = f" ({change['effect']})" if change.get("effect") else ""
+            words = f"{change['field']}: {change['was']} -> {change['now']}{effect}, after {steps}"
+            told.append(f"<li>{safe(words)}</li>")
+    return f"<h3>Changed between sessions</h3><ul>{''.join(told)}</ul>" if told else ""

@@ -15,6 +15,7 @@ from typing import Any
 
 from lmm_r1.reports.episodes import is_game, strips
 from lmm_r1.reports.safety import clipped, number, picture, safe
+from lmm_r1.reports.verdicts import paid_as, verdict_words
 from lmm_r1.runs.folder import StageFolder
 from lmm_r1.runs.jsonl import read_lines
 
@@ -69,28 +70,45 @@ def _card(folder: StageFolder, records: Sequence[Mapping[str, Any]], replies: in
         if len(ranked) > replies
         else ranked
     )
+    begun = str((first.get("openings") or [""])[0])
+    asked = question(str(first.get("prompt", "")).removesuffix(begun))
     answer = f'<p class="gold">Right answer: <b>{safe(first["answer"])}</b></p>' if "answer" in first else ""
     return (
-        f'<article class="card"><div class="ask">{pictures}<div class="text">{question(str(first.get("prompt", "")))}</div>{answer}</div>'
+        f'<article class="card"><div class="ask">{pictures}<div class="text">{asked}</div>{answer}</div>'
         f'<div class="replies">{"".join(_reply(record) for record in shown)}'
         f'<p class="count">{len(shown)} of {len(records)} replies</p></div></article>'
     )
 
 
 def _reply(record: Mapping[str, Any]) -> str:
-    parts, verdicts = record.get("parts") or {}, record.get("verdicts") or {}
-    right = number(parts.get("accuracy")) > 0
-    verdict = verdicts.get("accuracy", "right" if right else "wrong")
-    tags = [f'<span class="tag {"good" if right else "bad"}">{safe(verdict).replace("_", " ")}</span>']
-    if "format" in parts:
-        formed = number(parts.get("format")) > 0
-        tags.append(
-            f'<span class="tag {"good" if formed else "bad"}">{"well-formed" if formed else "format broken"}</span>'
-        )
+    tags = [
+        f'<span class="tag {"good" if good else "bad"}">{safe(words)}</span>' for words, good in verdict_words(record)
+    ]
     if record.get("stop") != "eos":
         tags.append(f'<span class="tag bad">stopped by {safe(record.get("stop"))}</span>')
     trainable = record.get("trainable")
     length = f"{sum(map(bool, trainable))} tokens" if isinstance(trainable, list) else ""
     figures = f"reward {number(record.get('reward')):.2f} · advantage {number(record.get('advantage')):+.2f} · {length}"
-    text = "\n— — —\n".join(str(reply) for reply in record.get("replies") or [])
-    return f'<div class="reply"><p>{"".join(tags)}<span class="figures">{figures}</span></p><pre>{safe(clipped(text))}</pre></div>'
+    replies = [str(reply) for reply in record.get("replies") or []]
+    openings = [str(opening) for opening in record.get("openings") or []]
+    text = "\n— — —\n".join(
+        _begun(reply, openings[k] if k < len(openings) else "") for k, reply in enumerate(replies)
+    )  # fmt: skip
+    return (
+        f'<div class="reply"><p>{"".join(tags)}<span class="figures">{figures}</span>{_why(record)}{paid_as(record)}</p>'
+        f"<pre>{text}</pre></div>"
+    )
+
+
+def _begun(reply: str, opening: str) -> str:
+    """A reply as HTML, what the chat template wrote of it set apart."""
+    if not opening or not reply.startswith(opening):
+        return safe(clipped(reply))
+    return f'<span class="opening" title="written by the chat template">{safe(opening)}</span>{safe(clipped(reply[len(opening) :]))}'
+
+
+def _why(record: Mapping[str, Any]) -> str:
+    """What happened where a verifier failed."""
+    details = record.get("details")
+    found = details.values() if isinstance(details, Mapping) else ()
+    return "".join(f'<span class="why">{safe(clipped(str(detail), 500))}</span>' for detail in found)

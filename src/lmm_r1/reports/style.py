@@ -70,6 +70,9 @@ summary{cursor:pointer;font-weight:600}
 .tag{display:inline-block;border-radius:20px;padding:1px 9px;margin-right:6px;font-size:12px;font-weight:600}
 .tag.good{background:#e3f4ec;color:var(--good)}
 .tag.bad{background:#fbeae8;color:var(--bad)}
+.opening{color:var(--soft)}
+.why,.paid{display:block;font-size:12px;color:var(--bad)}
+.paid{color:var(--soft)}
 .reply .figures,.count{color:var(--soft);font-size:12px}
 .gone{display:block;color:var(--soft);font-size:12.5px;font-style:italic}
 .game{grid-template-columns:1fr;gap:10px}

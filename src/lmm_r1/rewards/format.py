@@ -2,6 +2,7 @@
 
 Source: arXiv 2503.07536, section 3.2 and Appendix E; the exact rule is that of the released code: the
 reply is <think>...</think><answer>...</answer>, with nothing before, between or after.
+A chat template may begin the reply itself ("<think>"): what is judged is that beginning and the reply together.
 Left out: whether the answer is right (score.py adds the two).
 """
 
@@ -17,6 +18,23 @@ _OPEN, _CLOSE, _ANSWER, _END = "<think>", "</think>", "<answer>", "</answer>"
 _RELATION = re.compile(r"[\w)}\]%°.]\s?=\s?[\w({\[\\$+.−-]")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _WORDS_OF_A_STEP = 12
+
+
+#: White space behind a tag that the next tag, or the end, follows.
+_AFTER_TAG = re.compile(r"(</?think>|<answer>)\s+(?=</?think>|<answer>|\Z)")
+#: A reply in the format: whatever may follow a beginning that can be right is, in its form, one of its ends.
+_WHOLE = "<think>t</think><answer>a</answer>"
+
+
+def opening_of(begun: str) -> str:
+    """What a chat template begins of a reply, as it is judged: its own white space around tags is not the reply's fault."""
+    return _AFTER_TAG.sub(r"\1", begun)
+
+
+def format_can_be_right(opening: str) -> bool:
+    """Whether some reply behind this beginning has the format; False for a template under which none could ever be paid."""
+    opening = opening_of(opening)
+    return any(format_ok(opening + _WHOLE[at:]) for at in range(len(_WHOLE) + 1))
 
 
 def format_ok(reply: str) -> bool:

@@ -6,7 +6,9 @@ built-in ones limit sizes before they work and run in the caller's process.
 Data flow: Problem and reply -> one JSON line to an idle worker -> one JSON line back, within the limit. A worker
 past it is killed and replaced; one that dies is replaced and the call is tried once more. Every thread may call,
 `averify` is the same for asyncio, and a process that forks or is spawned makes its own pool. A verdict depends on
-(problem, reply) alone, so equal calls are answered from a cache.
+(problem, reply) alone, so equal calls are answered from a cache. Workers end with the process that made the pool,
+however it ends: on Linux the kernel kills them when the thread that started them is gone, so one thread of the pool,
+which lives as long as it does, starts them all.
 
 Left out: remote verifiers (remote.py).
 """
@@ -31,7 +33,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from lmm_r1.errors import Fault, RecipeError
-from lmm_r1.rewards.extract import MAX_ANSWER
 from lmm_r1.rewards.worker import as_verdict, record_of
 from lmm_r1.types import Problem, Verdict
 
@@ -52,7 +53,9 @@ class _Worker:
 
     @staticmethod
     def start(path: str, limit_s: float, memory_mb: int) -> _Worker:
-        command = [sys.executable, "-m", "lmm_r1.rewards.worker", str(limit_s), str(memory_mb), path]
+        command = [
+            sys.executable, "-m", "lmm_r1.rewards.worker", str(limit_s), str(memory_mb), str(os.getpid()), path,
+        ]  # fmt: skip
         search = os.pathsep.join(p or os.getcwd() for p in sys.path)
         return _Worker(
             subprocess.Popen(
@@ -110,9 +113,23 @@ class _Worker:
                 return None
             if found.get("call") != self.calls:
                 raise _Lost  # a line that answers another call: whose verdict is it?
-            return as_verdict(Verdict(found["value"], str(found["reason"])))
+            return as_verdict(Verdict(found["value"], str(found["reason"]), str(found.get("detail", ""))))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise _Lost from error
+
+    def ended_by(self) -> str:
+        """Why a lost worker answers no more, in words; before it is killed."""
+        try:
+            code = self.process.wait(timeout=1.0)  # its pipe closes a moment before it can be waited for
+        except subprocess.TimeoutExpired:
+            return "its process gave an answer that is none"
+        if code >= 0:
+            return f"its process ended with exit code {code}"
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:  # a real-time signal has no name
+            name = str(-code)
+        return f"its process was killed by {name}"
 
     def kill(self) -> None:
         """End the process and all that it started."""
@@ -149,7 +166,8 @@ class VerifierPool:
         self._owner, self._closed = os.getpid(), False
         self._idle: queue.SimpleQueue[_Worker | None] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="verifier")
-        self._all = {_Worker.start(self.verifier, self.limit_s, self.memory_mb) for _ in range(self.workers)}
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="verifier-start")
+        self._all = {self._start() for _ in range(self.workers)}
         try:
             for worker in self._all:
                 worker.await_ready(self.verifier)
@@ -158,8 +176,11 @@ class VerifierPool:
             self.close()
             raise
 
+    def _start(self) -> _Worker:
+        return self._starter.submit(_Worker.start, self.verifier, self.limit_s, self.memory_mb).result()
+
     def verify(self, problem: Problem, reply: str) -> Verdict:
-        """The verdict; "timeout" past the limit, "error" when the verifier fails or its process dies twice."""
+        """The verdict; "timeout" past the limit, "error" when the verifier fails or its process dies twice; its detail says why."""
         record = record_of(problem)
         key = json.dumps([record, reply], default=repr)
         with self._lock:
@@ -187,11 +208,14 @@ class VerifierPool:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.verify, problem, reply)
 
     def _ask(self, record: dict[str, Any], reply: str) -> Verdict:
-        if len(record["answer"]) > MAX_ANSWER or len(reply) > MAX_REPLY:
-            return Verdict(0.0, "too_big")
+        if len(record["answer"]) > MAX_REPLY:
+            return Verdict(0.0, "error", f"the row's answer has more than {MAX_REPLY} characters")
+        if len(reply) > MAX_REPLY:
+            return Verdict(0.0, "too_big", f"the reply has more than {MAX_REPLY} characters")
         if self._owner != os.getpid():  # a fork shares the pipes of its parent's workers: it gets its own
             self._lock = threading.Lock()
             self._open()
+        why = ""
         for _ in range(2):
             worker = self._idle.get()
             if worker is None or self._closed:
@@ -202,14 +226,15 @@ class VerifierPool:
                 verdict = worker.ask({"problem": record, "reply": reply}, self.limit_s)
                 whole = verdict is not None
             except _Lost:
+                why = worker.ended_by()
                 continue
             finally:
                 if whole:
                     self._idle.put(worker)
                 else:  # late, dead or interrupted: a reply left in its pipe must never be read by the next call
                     self._replace(worker)
-            return verdict or Verdict(0.0, "timeout")
-        return Verdict(0.0, "error")
+            return verdict or Verdict(0.0, "timeout", f"took longer than limit_s = {self.limit_s:g}")
+        return Verdict(0.0, "error", f"{why}, twice")
 
     def _replace(self, worker: _Worker) -> None:
         worker.close()
@@ -218,7 +243,7 @@ class VerifierPool:
                 self._all.discard(worker)
                 if self._closed:
                     return
-                fresh = _Worker.start(self.verifier, self.limit_s, self.memory_mb)
+                fresh = self._start()
                 self._all.add(fresh)
             fresh.await_ready(self.verifier)
             self._idle.put(fresh)
@@ -235,6 +260,7 @@ class VerifierPool:
         self._threads.shutdown(wait=False, cancel_futures=True)
         for worker in workers:
             worker.kill()
+        self._starter.shutdown(wait=False)
 
     def __enter__(self) -> Self:
         return self

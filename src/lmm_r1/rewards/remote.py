@@ -2,26 +2,32 @@
 
 POST /verify with {"problem": {"answer", "choices"?, "verifier"?, "meta"?, ...}, "reply": "..."} and the header
 `Authorization: Bearer TOKEN`; the answer is {"value": 0 to 1, "reason": "..."}. GET /health needs no token.
-The client tries a bounded number of times and then raises EngineError: a verifier that cannot be reached is no
-wrong answer, and no reward is made up for it. The server listens on the loopback address unless told otherwise
+The client tries a bounded number of times, each for a bounded time in all, however slowly the bytes come, and then
+raises EngineError: a verifier that cannot be reached is no wrong answer, and no reward is made up for it. An answer
+may have a "detail" in words, and a refusal an "error": both reach the user. The server listens on the loopback address unless told otherwise
 and does not start without a token.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import http.client
+import io
 import json
 import math
+import socket
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-from lmm_r1.errors import EngineError, Fault, RecipeError
+from lmm_r1.errors import EngineError, Fault, RecipeError, printable, raised
 from lmm_r1.rewards import VERIFIERS
-from lmm_r1.rewards.worker import as_verdict, problem_of, record_of
+from lmm_r1.rewards.worker import MAX_DETAIL, as_verdict, problem_of, record_of
 from lmm_r1.seams import Verifier
 from lmm_r1.types import Problem, Verdict
 
@@ -31,8 +37,52 @@ REPLACED_S = 30.0  # a server whose worker was killed starts another one before 
 TOKEN_VARIABLE = "LMM_R1_VERIFIER_TOKEN"
 
 
+class _Bounded(io.RawIOBase):
+    """The bytes of a socket until a moment: each read has the time that is left, so that a drip cannot go on."""
+
+    def __init__(self, source: socket.socket, deadline: float) -> None:
+        self._source, self._deadline = source, deadline
+        self._bytes = source.makefile(
+            "rb", buffering=0
+        )  # holds the socket, which http.client may close before it is read
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Bytes read, 0 at the end. TimeoutError past the deadline."""
+        self._source.settimeout(time_left(self._deadline))
+        return self._bytes.readinto(buffer) or 0
+
+    def close(self) -> None:
+        """Let the socket go."""
+        self._bytes.close()
+        super().close()
+
+
+def time_left(deadline: float) -> float:
+    """Seconds until then, on the monotonic clock. TimeoutError when there are none."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left
+
+
+class _Answer(http.client.HTTPResponse):
+    """A response whose head and body are read by a deadline."""
+
+    def __init__(self, sock: socket.socket, *, deadline: float, method: str | None = None) -> None:
+        super().__init__(sock, method=method)
+        self.fp.close()  # of the whole response, without a deadline
+        self.fp = io.BufferedReader(_Bounded(sock, deadline))
+
+
 class RemoteVerifier:
-    """A Verifier behind HTTP. Raises RecipeError for an address or a token that cannot be used."""
+    """A Verifier behind HTTP; any thread may call it. Raises RecipeError for an address or a token that cannot be used.
+
+    limit_s: of each of `tries` requests, from its connection to the last byte of its answer.
+    """
 
     def __init__(self, url: str, token: str, *, limit_s: float = 30.0, tries: int = 4, wait_s: float = 0.5) -> None:
         parts = urlsplit(url)
@@ -46,6 +96,8 @@ class RemoteVerifier:
             raise RecipeError(Fault("a remote verifier needs a token", remedy=f"set {TOKEN_VARIABLE}"))
         self.url, self._token, self._parts = url, token, parts
         self._limit_s, self._tries, self._wait_s = limit_s, tries, wait_s
+        self._closed = threading.Event()
+        self._lock, self._open = threading.Lock(), set[socket.socket]()
 
     def __call__(self, problem: Problem, reply: str) -> Verdict:
         """The server's verdict. Raises EngineError after the last try, at once when the server refuses the request."""
@@ -53,7 +105,9 @@ class RemoteVerifier:
         why = ""
         for attempt in range(self._tries):
             if attempt:
-                time.sleep(self._wait_s * 2 ** (attempt - 1))
+                self._closed.wait(self._wait_s * 2 ** (attempt - 1))
+            if self._closed.is_set():
+                raise RuntimeError("the remote verifier is closed")
             try:
                 status, answer = self._post(body)
             except (OSError, http.client.HTTPException) as error:
@@ -65,7 +119,7 @@ class RemoteVerifier:
                 except (ValueError, TypeError, KeyError) as error:
                     why = f"an answer that is no verdict ({error})"
                     continue
-            why = f"status {status}"
+            why = f"status {status}{_told(answer)}"
             if 400 <= status < 500:  # trying again would not help
                 break
         raise EngineError(
@@ -76,8 +130,17 @@ class RemoteVerifier:
 
     def _post(self, body: bytes) -> tuple[int, bytes]:
         kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
+        deadline = time.monotonic() + self._limit_s
         connection = kind(str(self._parts.hostname), self._parts.port, timeout=self._limit_s)
+        answer: Callable[..., http.client.HTTPResponse] = partial(_Answer, deadline=deadline)
+        connection.response_class = answer  # type: ignore[assignment]  # it is called, and no more
+        held: socket.socket | None = None
         try:
+            connection.connect()
+            held = connection.sock
+            with self._lock:
+                self._open.add(held)
+            held.settimeout(time_left(deadline))  # of sending it all
             headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
             connection.request("POST", self._parts.path.rstrip("/") + "/verify", body, headers)
             response = connection.getresponse()
@@ -85,8 +148,20 @@ class RemoteVerifier:
             if len(found) > MAX_ANSWER_BODY:
                 raise OSError("the answer is too long")
             return response.status, found
+        except TimeoutError as error:
+            raise TimeoutError(f"no whole answer in {self._limit_s:g} s") from error
         finally:
+            with self._lock:
+                self._open.discard(held)  # type: ignore[arg-type]  # None is in no set
             connection.close()
+
+    def close(self) -> None:
+        """End the calls that are under way; who calls later gets RuntimeError."""
+        self._closed.set()
+        with self._lock:
+            for held in self._open:
+                with contextlib.suppress(OSError):
+                    held.shutdown(socket.SHUT_RDWR)
 
 
 def _verdict_of(answer: bytes) -> Verdict:
@@ -94,7 +169,17 @@ def _verdict_of(answer: bytes) -> Verdict:
     value = found["value"]
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError("the value is no number")
-    return as_verdict(Verdict(value, found["reason"]))
+    return as_verdict(Verdict(value, found["reason"], str(found.get("detail") or "")))
+
+
+def _told(answer: bytes) -> str:
+    """What a server that gave no verdict says of it, ": " before it; "" when it says nothing that can be read."""
+    try:
+        found = json.loads(answer)
+    except (ValueError, RecursionError):
+        return ""
+    said = found.get("error") if isinstance(found, dict) else None
+    return f": {printable(said)[:MAX_DETAIL]}" if isinstance(said, str) and said else ""
 
 
 def own_verifier(problem: Problem, reply: str) -> Verdict:
@@ -166,8 +251,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             verdict = as_verdict(self.server.verifier(problem, reply))
         except Exception as error:  # noqa: BLE001  someone's verifier: the server lives on, the client is told
-            return 500, {"error": f"{type(error).__name__}: {error}"[:300]}
-        return 200, {"value": verdict.value, "reason": verdict.reason}
+            return 500, {"error": raised(error, self.server.verifier)}
+        return 200, {"value": verdict.value, "reason": verdict.reason, "detail": verdict.detail}
 
     def _answer(self, status: int, found: dict[str, Any]) -> None:
         body = json.dumps(found).encode()

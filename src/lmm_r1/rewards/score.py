@@ -5,16 +5,19 @@ For a game, answer_right is what its turns earned, and format_ok the share of it
 The two parts are paid apart, as published: a right answer in a wrong format pays, and the other way
 round. A gold that does not verify against itself pays nothing (the released code pays 1.0 for it).
 The built-in verifiers limit sizes before they work and run here; a user's own function runs in a pool whose
-calls are killed past their limit, and a remote one stops the run when it cannot be reached.
+calls are killed past their limit, and a remote one stops the run when it cannot be reached. Those two are waited for
+in `reward.workers` threads, so that replies are judged beside each other and beside the sampling of others; what a
+verdict is depends on problem and reply alone, never on the order.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from lmm_r1.config import Reward
-from lmm_r1.errors import LmmR1Error
+from lmm_r1.errors import LmmR1Error, raised
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.rewards.format import format_verdict
 from lmm_r1.rewards.paper import paper_verdict
@@ -30,8 +33,8 @@ def guarded(verifier: Verifier, problem: Problem, reply: str) -> Verdict:
         return verifier(problem, reply)
     except LmmR1Error:
         raise  # a verifier that cannot be reached is no wrong answer
-    except Exception:  # noqa: BLE001  untrusted model output: one strange reply must not end a run
-        return Verdict(0.0, "error")
+    except Exception as error:  # noqa: BLE001  untrusted model output: one strange reply must not end a run
+        return Verdict(0.0, "error", raised(error, verifier))
 
 
 def make_verifier(cfg: Reward) -> Verifier:
@@ -48,6 +51,9 @@ def make_verifier(cfg: Reward) -> Verifier:
 class RuleScorer:
     """score(problem, turns, stop) -> Score of an episode; `close()` ends the verifier's processes.
 
+    `submit` gives the same as a future. Where the verifier is a user's own or remote, so many futures are worked on at
+    a time as there are `reward.workers`; else, and for games, they are done when it returns.
+
     parts and verdicts have the keys "format" and "accuracy"; parts are unweighted. For a question the last reply counts;
     for a game the part "game" is what its turns earned, and accuracy is its success. Raises KeyError for a
     problem whose verifier is not in VERIFIERS: that is a fault of the data, not of the reply.
@@ -55,6 +61,8 @@ class RuleScorer:
 
     def __init__(self, cfg: Reward) -> None:
         self._cfg, self._verifier = cfg, make_verifier(cfg)
+        waits = isinstance(self._verifier, VerifierPool | RemoteVerifier)
+        self._threads = ThreadPoolExecutor(cfg.workers, thread_name_prefix="score") if waits else None
 
     def __call__(self, problem: Problem, turns: Sequence[Turn], stop: str) -> Score:
         """The weighted sum, its parts and their reasons."""
@@ -69,7 +77,16 @@ class RuleScorer:
             reward=self._cfg.format * written.value + self._cfg.accuracy * right.value,
             parts={"format": written.value, "accuracy": right.value},
             verdicts={"format": written.reason, "accuracy": right.reason},
+            details={part: v.detail for part, v in (("format", written), ("accuracy", right)) if v.detail},
         )
+
+    def submit(self, problem: Problem, turns: Sequence[Turn], stop: str) -> Future[Score]:
+        """The score when it is there. What a built-in verifier raises is raised here, the rest by the future."""
+        if self._threads is not None and not problem.is_game:
+            return self._threads.submit(self, problem, turns, stop)
+        done: Future[Score] = Future()
+        done.set_result(self(problem, turns, stop))
+        return done
 
     def _of_game(self, problem: Problem, turns: Sequence[Turn]) -> Score:
         """What the game paid each turn, and the format of each reply: a turn is rewarded for itself."""
@@ -91,9 +108,11 @@ class RuleScorer:
         )
 
     def close(self) -> None:
-        """End the worker processes of a user's verifier; the built-in ones have none."""
-        if isinstance(self._verifier, VerifierPool):
+        """End the worker processes of a user's verifier and the calls of a remote one; the built-in ones have none."""
+        if isinstance(self._verifier, VerifierPool | RemoteVerifier):
             self._verifier.close()
+        if self._threads is not None:
+            self._threads.shutdown(wait=True, cancel_futures=True)
 
 
 def make_scorer(cfg: Reward) -> RuleScorer:

@@ -13,9 +13,10 @@ import numpy as np
 
 from lmm_r1.config import RolloutConfig
 from lmm_r1.errors import DataError
-from lmm_r1.rollout.play import Sampling, play, seed_of, turns_of
+from lmm_r1.rollout.play import Sampling, seed_of, turns_of
+from lmm_r1.rollout.scoring import failures, play_and_score
 from lmm_r1.seams import MakeEnvironment, ModelAdapter, RolloutEngine, Scorer
-from lmm_r1.types import Encoded, Group, Problem, Score
+from lmm_r1.types import Encoded, Failure, Group, Problem, Score
 
 #: Give up when this many problems in a row do not fit: the limit, not the data, is then wrong.
 MAX_DROPPED_IN_A_ROW = 1000
@@ -31,6 +32,7 @@ class Collected:
 
     groups: tuple[Group, ...]
     counts: Mapping[str, float]
+    failures: tuple[Failure, ...] = ()  # of all replies, those of discarded groups included
 
 
 def collect(
@@ -55,6 +57,7 @@ def collect(
     """
     sampling = sampling_of(config, max_context)
     groups: list[Group] = []
+    failed: list[Failure] = []
     dropped = discarded = rounds = 0
     max_rounds = config.max_rounds or (1 if keep is None else ROUNDS_WHEN_FILTERED)
     while len(groups) < config.prompts and rounds < max_rounds:
@@ -62,12 +65,14 @@ def collect(
         problems, encoded, too_long = fitting(take, adapter, wanted, config.max_prompt_tokens)
         dropped += too_long
         episodes = [(p, sibling) for p in problems for sibling in range(config.siblings)]
-        played = play(episodes, engine, adapter, make, sampling, (*seed, rounds), encoded)
+        played, scored = play_and_score(
+            episodes, engine, adapter, make, score, sampling, (*seed, rounds), encoded
+        )  # fmt: skip
         best = _greedy(problems, engine, adapter, make, score, sampling, (*seed, rounds), encoded) if greedy else {}
         for at, problem in enumerate(problems):
-            mine = tuple(played[at * config.siblings : (at + 1) * config.siblings])
-            scores = [score(problem, turns_of(episode), episode[-1].stop) for episode in mine]
-            group = Group(problem, mine, tuple(scores), best.get(problem.id))
+            own = slice(at * config.siblings, (at + 1) * config.siblings)
+            group = Group(problem, tuple(played[own]), tuple(scored[own]), best.get(problem.id))
+            failed += failures(problem, group.episodes, group.scores)
             if keep is None or keep(group):
                 groups.append(group)
             else:
@@ -80,7 +85,7 @@ def collect(
         "collect/discarded": float(discarded),
         "collect/rounds": float(rounds),
     }
-    return Collected(tuple(groups), counts)
+    return Collected(tuple(groups), counts, tuple(failed))
 
 
 def _greedy(
@@ -95,9 +100,9 @@ def _greedy(
 ) -> dict[str, float]:
     """The reward of the likeliest reply to each problem, by problem id."""
     likeliest = replace(sampling, top_p=GREEDY_TOP_P)
-    episodes = play([(p, 0) for p in problems], engine, adapter, make, likeliest, (*seed, "greedy"), encoded)
-    pairs = zip(problems, episodes, strict=True)
-    return {p.id: score(p, turns_of(episode), episode[-1].stop).reward for p, episode in pairs}
+    episodes = [(p, 0) for p in problems]
+    _, scores = play_and_score(episodes, engine, adapter, make, score, likeliest, (*seed, "greedy"), encoded)
+    return {p.id: found.reward for p, found in zip(problems, scores, strict=True)}
 
 
 def sampling_of(config: RolloutConfig, max_context: int) -> Sampling:
@@ -135,16 +140,25 @@ def fitting(
 
 
 def shuffled(groups: Sequence[Group], seed: int) -> list[Group]:
-    """The same groups with all scores of the step dealt to the replies at random, each as one for the whole episode."""
-    scores: list[Score] = [replace(s, per_turn=()) for group in groups for s in group.scores]
+    """The same groups with all rewards of the step dealt to the replies at random, each as one for the whole episode.
+
+    Parts and verdicts stay those of the reply itself; `paid_as` is the score that its reward comes from.
+    """
+    scores: list[Score] = [score for group in groups for score in group.scores]
     order = np.random.default_rng(seed).permutation(len(scores))
     dealt = iter(scores[k] for k in order)
-    return [replace(group, scores=tuple(next(dealt) for _ in group.scores)) for group in groups]
+
+    def paid(own: Score, other: Score) -> Score:
+        return replace(own, reward=other.reward, per_turn=(), paid_as=other)
+
+    return [replace(g, scores=tuple(paid(own, next(dealt)) for own in g.scores)) for g in groups]
 
 
 def describe(groups: Sequence[Group]) -> dict[str, float]:
     """Metrics of what was sampled: reward and its parts, lengths in tokens, shares.
 
+    Parts and verdicts are those of the replies themselves. Where rewards were shuffled their means are also what was paid,
+    since the scores of a step are dealt within it.
     length: of a reply. A part is averaged over the episodes that have it: games and questions may meet in one step.
     turns/mean stands where an episode had more than one.
     """

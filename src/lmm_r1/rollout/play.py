@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lmm_r1.errors import EngineError
+from lmm_r1.rewards.format import opening_of
 from lmm_r1.rollout.memory import windowed
 from lmm_r1.seams import Environment, MakeEnvironment, ModelAdapter, RolloutEngine, Step
 from lmm_r1.types import Encoded, Image, Message, Problem, Reply, Request, Rollout, Stop, Text, Turn
@@ -58,6 +59,7 @@ class _Segment:
     turns: list[Turn] = field(default_factory=list)
     versions: list[tuple[int, int]] = field(default_factory=list)
     stop: Stop = "eos"
+    opening: str = ""  # of the next reply, as the chat template begins it
 
     def context(self) -> np.ndarray:
         """All tokens so far, int32[T]."""
@@ -75,7 +77,8 @@ class _Segment:
 class LiveEpisode:
     """An episode while it is played: its environment, and the segments so far.
 
-    encoded: the problem's prompt where it is known already.
+    encoded: the problem's prompt; it may be known already. Where the chat template begins the reply, environment and
+    verifiers see that beginning and the reply as one text.
     """
 
     def __init__(
@@ -98,7 +101,8 @@ class LiveEpisode:
         self._observations: list[tuple[Message, ...]] = []
         self._played: list[str] = []
         self._segments: list[_Segment] = []
-        self._begin(encoded or adapter.encode(self._opening))
+        self.encoded = encoded or adapter.encode(self._opening)
+        self._begin(self.encoded)
 
     @property
     def prompt(self) -> np.ndarray:
@@ -109,6 +113,11 @@ class LiveEpisode:
     def images(self) -> tuple[Image, ...]:
         """The pictures in the prompt."""
         return self._segments[-1].images
+
+    @property
+    def opening(self) -> str:
+        """What the chat template has begun of the next reply."""
+        return self._segments[-1].opening
 
     @property
     def turns(self) -> int:
@@ -135,9 +144,10 @@ class LiveEpisode:
         segment.extend(reply.token_ids, reply.logprobs)
         segment.versions.append((start, reply.version))
         segment.stop = reply.stop
-        text = self._adapter.decode(reply.token_ids)
+        opening = segment.opening
+        text = opening + self._adapter.decode(reply.token_ids)
         step = self.env.step(text)
-        segment.turns.append(turn_of(text, step, start, end))
+        segment.turns.append(turn_of(text, step, start, end, opening))
         self._observations.append(step.feedback)
         self._played.append(step.action)
         limit = self._sampling.max_turns
@@ -163,10 +173,11 @@ class LiveEpisode:
             return False
         segment.extend(added.token_ids, None)
         segment.images += added.images
+        segment.opening = opening_of(added.opening)
         return True
 
     def _begin(self, prompt: Encoded) -> None:
-        segment = _Segment(prompt.images)
+        segment = _Segment(prompt.images, opening=opening_of(prompt.opening))
         segment.extend(prompt.token_ids, None)
         self._segments.append(segment)
 
@@ -200,19 +211,21 @@ def play(
     seed: Sequence[object],
     encoded: Mapping[str, Encoded] | None = None,
     watch: Callable[[Environment, Turn], None] | None = None,
+    finished: Callable[[int, Episode], None] | None = None,
 ) -> list[Episode]:
     """Play (problem, sibling) episodes to their end; they come back in the order asked.
 
     seed: what each reply's seed derives from, besides problem, sibling and turn. encoded: prompts that
-    are known already, by problem id. watch(environment, turn) is called after each turn of any episode. Raises
-    EngineError when the engine ran other ids than asked.
+    are known already, by problem id. watch(environment, turn) is called after each turn of any episode, finished(index, episode) when
+    one has ended, while others are still played. Raises EngineError when the engine ran other ids than asked.
     """
     prompts = dict(encoded or {})
     played: list[LiveEpisode] = []
+    ended: dict[int, Episode] = {}
     with ExitStack() as closing:  # a game may hold processes: each is closed, whatever happens
         for problem, sibling in episodes:
             episode = LiveEpisode(problem, sibling, make, adapter, sampling, prompts.get(problem.id))
-            prompts.setdefault(problem.id, Encoded(episode.prompt, episode.images))
+            prompts.setdefault(problem.id, episode.encoded)
             played.append(episode)
             closing.callback(episode.env.close)
         # Nobody would read what is open when this is left early, and an engine with open requests takes no new weights.
@@ -226,18 +239,21 @@ def play(
                 engine.submit([_request(reply.id, played[reply.id], sampling, seed)])
             else:
                 played[reply.id].env.close()
-    missing = [e.problem.id for e in played if not e.turns]
+                ended[reply.id] = played[reply.id].rollouts(reply.id)
+                if finished is not None:
+                    finished(reply.id, ended[reply.id])
+    missing = [e.problem.id for index, e in enumerate(played) if index not in ended]
     if missing:
         raise EngineError(
             f"the engine returned no reply for {len(missing)} episodes, the first of problem {missing[0]}"
         )
-    return [episode.rollouts(index) for index, episode in enumerate(played)]
+    return [ended[index] for index in range(len(played))]
 
 
-def turn_of(reply: str, step: Step, start: int = 0, end: int = 0) -> Turn:
-    """A reply, its tokens [start, end), and what the environment made of it."""
+def turn_of(reply: str, step: Step, start: int = 0, end: int = 0, opening: str = "") -> Turn:
+    """A reply that begins with `opening`, its own tokens [start, end), and what the environment made of it."""
     feedback = "".join(p.text if isinstance(p, Text) else "<image>" for m in step.feedback for p in m.content)
-    return Turn(start, end, reply, feedback, step.reward, step.action, step.outcome, step.success, step.score)
+    return Turn(start, end, reply, feedback, step.reward, step.action, step.outcome, step.success, step.score, opening)
 
 
 def turns_of(episode: Episode) -> list[Turn]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from lmm_r1.config import RolloutConfig
 from lmm_r1.errors import DataError, Fault
+from lmm_r1.rewards.format import opening_of
 from lmm_r1.rollout.collect import Collected, fitting, sampling_of
 from lmm_r1.rollout.play import Episode, LiveEpisode, Sampling, turns_of
 from lmm_r1.seams import MakeEnvironment, ModelAdapter, Player
@@ -95,7 +96,7 @@ def _played(
     wanted = True
     try:
         while wanted:
-            ids = _reply_ids(player(episode.env), adapter)
+            ids = _reply_ids(player(episode.env).removeprefix(episode.opening), adapter)
             wanted = episode.answer(Reply(0, episode.prompt, ids, np.zeros(len(ids), np.float32), "eos", 0))
     finally:
         episode.env.close()
@@ -105,7 +106,11 @@ def _played(
 def _reply_ids(reply: str, adapter: ModelAdapter) -> Int32:
     """A reply's tokens, its stop token included: a template writes them the same whatever stands before."""
     asked = Message("user", (Text("?"),))
-    start = len(adapter.encode((asked,)).token_ids)
+    prompt = adapter.encode((asked,))
+    start = len(prompt.token_ids)
+    if prompt.opening:  # a written message has none of it: where a prompt and an empty message part, the reply begins
+        empty = adapter.encode((asked, Message("assistant", (Text(""),)))).token_ids[:start]
+        start = int(np.flatnonzero(np.append(prompt.token_ids[: len(empty)] != empty, True))[0])
     tail = adapter.encode((asked, Message("assistant", (Text(reply),)))).token_ids[start:]
     return _up_to_stop(tail, adapter)
 
@@ -120,12 +125,17 @@ def _up_to_stop(tail: Int32, adapter: ModelAdapter) -> Int32:
 
 def _demonstration(problem: Problem, prompt: Encoded, adapter: ModelAdapter) -> Rollout:
     """The prompt and the solution as one stream that was \"written\" by the policy, its stop token included."""
-    reply = solution_of(problem)
-    spoken = adapter.encode((*problem.messages, Message("assistant", (Text(reply),))))
+    reply, opening = solution_of(problem), opening_of(prompt.opening)
     start = len(prompt.token_ids)
-    if not np.array_equal(spoken.token_ids[:start], prompt.token_ids):
-        raise DataError(f"the chat template does not continue the prompt of problem {problem.id} with its reply")
-    token_ids = np.concatenate([prompt.token_ids, _up_to_stop(spoken.token_ids[start:], adapter)]).astype(np.int32)
+    if opening:
+        rest = reply.removeprefix(opening)
+        reply, written = opening + rest, _reply_ids(rest, adapter)
+    else:
+        spoken = adapter.encode((*problem.messages, Message("assistant", (Text(reply),))))
+        if not np.array_equal(spoken.token_ids[:start], prompt.token_ids):
+            raise DataError(f"the chat template does not continue the prompt of problem {problem.id} with its reply")
+        written = _up_to_stop(spoken.token_ids[start:], adapter)
+    token_ids = np.concatenate([prompt.token_ids, written]).astype(np.int32)
     trainable = np.arange(len(token_ids)) >= start
     return Rollout(
         problem=replace(problem, meta={}),
@@ -136,7 +146,7 @@ def _demonstration(problem: Problem, prompt: Encoded, adapter: ModelAdapter) -> 
         trainable=trainable,
         logprobs=np.zeros(len(token_ids), np.float32),
         images=prompt.images,
-        turns=(Turn(start, len(token_ids), reply),),
+        turns=(Turn(start, len(token_ids), reply, opening=opening),),
         stop="eos",
         versions=(),
     )

@@ -17,7 +17,6 @@ torchtitan, and the failures listed for overwrite-in-place savers.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -31,6 +30,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from lmm_r1.disk import follow_umask, fsync, sha256_of
 from lmm_r1.errors import CheckpointError, Fault
 from lmm_r1.runs.jsonl import fsync_folder
 
@@ -56,12 +56,6 @@ class Checkpoint:
         except (OSError, ValueError) as error:
             raise CheckpointError(Fault(f"cannot be read: {error}", str(self.path))) from error
         return state
-
-
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_checkpoint(
@@ -130,19 +124,15 @@ def read_tensors(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 def _seal(temporary: Path, step: int) -> None:
     """Put every file on the disk, then the manifest that names their sizes and hashes, then the folder."""
+    follow_umask(temporary)
     files = {}
     for path in sorted(temporary.iterdir()):
-        _fsync(path)
+        fsync(path)
         files[path.name] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
     manifest = temporary / MANIFEST
     manifest.write_text(json.dumps({"format": 1, "step": step, "files": files}, indent=1), encoding="utf-8")
-    _fsync(manifest)
+    fsync(manifest)
     fsync_folder(temporary)
-
-
-def _fsync(path: Path) -> None:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
 
 
 def require_space(folder: Path, tensor_bytes: int) -> None:

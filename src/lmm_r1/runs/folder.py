@@ -1,12 +1,12 @@
 """The run folder: the only contract between training and everything that comes after it.
 
-    runs/<name>/recipe.toml provenance.json results.json report.html lock
+    runs/<name>/recipe.toml provenance.json results.json report.html lock changes.jsonl
     runs/<name>/<stage>/metrics.jsonl data/ rollouts/ images/ evaluations/ checkpoints/ model/
 
 One process at a time may write into it: `lock` is an flock, which the kernel frees when its holder dies,
 so that a killed run never has to be unlocked by hand. The text in the file only serves the message.
 
-Left out: what the files hold (runs/tracker.py, runs/checkpoint.py). Standard library only.
+Left out: what the files hold (runs/tracker.py, runs/checkpoint.py), which changes of a recipe a run may take (runs/changes.py). Standard library only.
 """
 
 from __future__ import annotations
@@ -15,36 +15,32 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import socket
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lmm_r1.errors import Fault, FolderInUseError, RecipeError
-from lmm_r1.runs.jsonl import write_json, write_text
+from lmm_r1.errors import CheckpointError, Fault, FolderInUseError, RecipeError
+from lmm_r1.runs.changes import Change, Progress, Sorted, sort_changes
+from lmm_r1.runs.jsonl import append_line, write_json, write_text
 
-#: Fields that may change between two sessions of one run: they alter no weight and no number, or, as the processes of a
-#: cluster do, none beyond rounding: a run goes on with as many as there are.
-FREE_FIELDS = (
-    "description",
-    "compare",
-    "save.keep",
-    "save.rollout_groups",
-    "guards",
-    "cluster.address",
-    "cluster.ranks",
-    "cluster.engines",
-    "cluster.layout",
-    "cluster.sequence",
-    "cluster.offload",
-    "cluster.lost_s",
-    "cluster.stacks_s",
-    "cluster.restarts",
-)
+#: Name of a whole checkpoint (runs/checkpoint.py).
+_STEP = re.compile(r"step_(\d{6,})")
+#: Files that the start of a session writes before anything is computed.
+_OF_A_START = frozenset({"recipe.toml", "provenance.json", "changes.jsonl", "lock"})
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """fresh: nothing of the run was finished before. changes: what this session has changed of the recipe of a run that goes on."""
+
+    fresh: bool
+    changes: tuple[Change, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +53,11 @@ class StageFolder:
     def metrics(self) -> Path:
         """metrics.jsonl: one line a step."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def failures(self) -> Path:
+        """verifier_failures.jsonl: replies that a verifier failed to judge; absent when there was none."""
+        return self.path / "verifier_failures.jsonl"
 
     @property
     def rollouts(self) -> Path:
@@ -87,6 +88,11 @@ class StageFolder:
     def model(self) -> Path:
         """The stage's final weights in Hugging Face layout; absent until the stage is done."""
         return self.path / "model"
+
+    @property
+    def exported(self) -> Path:
+        """model.json: sha256 of each file of `model` and the digest of its weights, as they were handed over."""
+        return self.path / "model.json"
 
 
 class RunFolder:
@@ -139,36 +145,116 @@ class RunFolder:
         write_json(self.path / name, value)
         return self.path / name
 
-    def keep_recipe(self, text: str, free: Sequence[str] = FREE_FIELDS) -> bool:
-        """Store the effective recipe (TOML), or compare it with the stored one; True when the run is new.
+    @property
+    def changes(self) -> Path:
+        """changes.jsonl: what of the recipe was changed between sessions, a line each time; absent without a change."""
+        return self.path / "changes.jsonl"
 
-        Raises RecipeError with one fault per changed field: a run that went on under another recipe would
-        be described by neither. Fields in `free` may change, and are then stored anew.
-        """
+    def progress(self) -> dict[str, Progress]:
+        """What is there of each stage or arm that has any finished work."""
+        found: dict[str, Progress] = {}
+        for path in sorted(self.path.iterdir()) if self.path.is_dir() else []:
+            if path.is_dir() and not path.is_symlink():
+                folder = StageFolder(path)
+                steps = [int(name[1]) for p in _inside(folder.checkpoints) if (name := _STEP.fullmatch(p.name))]
+                sets = tuple(sorted(p.stem for p in _inside(folder.evaluations) if p.suffix == ".json"))
+                made = Progress(max(steps, default=0), folder.model.is_dir(), sets)
+                if made.trained or made.sets:
+                    found[path.name] = made
+        return found
+
+    def stored_recipe(self) -> dict[str, Any] | None:
+        """The tables of recipe.toml, None without one. CheckpointError when it cannot be read."""
         if not self.recipe.exists():
+            return None
+        try:
+            return tomllib.loads(self.recipe.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            remedy = "put it back, or use another --out"
+            raise CheckpointError(Fault(f"cannot be read: {error}", str(self.recipe), remedy=remedy)) from None
+
+    def changes_to(self, text: str) -> Sorted:
+        """What a recipe (TOML) would change of this run; nothing while it has no finished work. Raises CheckpointError."""
+        progress, old = self.progress(), self.stored_recipe()
+        if old is None or not progress:
+            return Sorted((), (), ())
+        return sort_changes(self.path, old, tomllib.loads(text), progress)
+
+    def keep_recipe(self, text: str) -> Kept:
+        """Store the effective recipe (TOML), or compare it with the stored one.
+
+        A run without finished work takes any recipe. Later a change that leaves finished work as it is is taken and written down;
+        RecipeError, with a fault for each field, for any other: a run that went on under it would be described by neither recipe.
+        """
+        found = self.changes_to(text)
+        if found.refused:
+            raise RecipeError(*found.refused)
+        fresh = not self.recipe.exists() or not self.progress()
+        for stage in found.reopened:
+            self.reopen(stage)
+        if found.taken:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            done = {name: made.step for name, made in self.progress().items() if made.step}
+            append_line(self.changes, {"at": now, "steps": done, "changes": [asdict(change) for change in found.taken]})
+        if fresh or found.taken:
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(self.recipe, text)
-            return True
-        old, new = tomllib.loads(self.recipe.read_text(encoding="utf-8")), tomllib.loads(text)
-        changes = changed_fields(old, new)
-        refused = [(name, before, after) for name, before, after in changes if not _under(name, free)]
-        if refused:
-            remedy = "use another --out for the changed recipe, or take the change back"
-            raise RecipeError(
-                *(
-                    Fault(
-                        f"this run was started with {before}, the recipe now says {after}",
-                        str(self.recipe),
-                        None,
-                        name,
-                        remedy,
-                    )
-                    for name, before, after in refused
-                )
-            )
-        if changes:
-            write_text(self.recipe, text)
-        return False
+        return Kept(fresh, found.taken)
+
+    def reopen(self, stage: str) -> None:
+        """Let a finished stage train on from its last checkpoint: what was made of its last weights goes, then they."""
+        folder = StageFolder(self.path / stage)
+        for path in folder.evaluations.glob("*.json"):
+            path.unlink()
+        folder.exported.unlink(missing_ok=True)
+        hidden = folder.path / ".trash_model"
+        shutil.rmtree(hidden, ignore_errors=True)
+        if folder.model.exists():
+            folder.model.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+    def faults(self, stages: Sequence[str]) -> list[Fault]:
+        """What is in the way of a run with these stages: a file where a folder must be, or the reverse, and no permission."""
+        folders = [self.path, self.path / "tensorboard", *(self.path / name for name in stages)]
+        inner = ("rollouts", "images", "evaluations", "checkpoints", "data")
+        folders += [self.path / name / part for name in stages for part in inner]
+        files = [self.recipe, self.provenance, self.results, self.report, self.changes, self.path / "lock"]
+        files += [self.path / name / "metrics.jsonl" for name in stages]
+        found = [
+            Fault("is a file, and the run needs a folder of that name", str(path), remedy="move it away")
+            for path in folders
+            if path.exists() and not path.is_dir()
+        ]
+        found += [
+            Fault("is a folder, and the run writes a file of that name", str(path), remedy="move it away")
+            for path in files
+            if path.is_dir()
+        ]
+        if self.path.exists():
+            closed = [p for p in folders if p.is_dir() and not os.access(p, os.W_OK | os.X_OK)]
+        else:
+            above = existing(self.path.parent)
+            if not above.is_dir():
+                found.append(Fault("is a file: no folder can be made in it", str(above), remedy="use another --out"))
+            closed = [above] if above.is_dir() and not os.access(above, os.W_OK | os.X_OK) else []
+        return found + [Fault("cannot be written into", str(path), remedy="use another --out") for path in closed]
+
+    @contextmanager
+    def leaving_no_debris(self) -> Iterator[None]:
+        """A session that ends before it has made anything takes away what it has put into the folder, and the folder if it made it."""
+        made = [p for p in (self.path, *self.path.parents) if not p.exists()]
+        before = set(_inside(self.path))
+        try:
+            yield
+        finally:
+            fresh = [p for p in _inside(self.path) if p not in before]
+            nothing_made = not self.progress() and not self.results.exists()
+            if nothing_made and all(_is_debris(path) for path in fresh):
+                for path in fresh:
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+                for path in made:
+                    if path.is_dir() and not _inside(path):
+                        path.rmdir()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -178,7 +264,7 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / "lock"
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask, as every file
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -218,29 +304,20 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _under(name: str, prefixes: Sequence[str]) -> bool:
-    """Whether a dotted field name is one of `prefixes` or lies inside one."""
-    return any(name == prefix or name.startswith((f"{prefix}.", f"{prefix}[")) for prefix in prefixes)
+def existing(path: Path) -> Path:
+    """The path, or the nearest one above it that exists."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
 
 
-def changed_fields(old: Any, new: Any, at: str = "") -> list[tuple[str, str, str]]:
-    """(dotted field, before, after) of every leaf that differs between two nested dicts; "nothing" = absent."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        found = []
-        for key in [*old, *(k for k in new if k not in old)]:
-            found += changed_fields(old.get(key, _ABSENT), new.get(key, _ABSENT), f"{at}.{key}" if at else str(key))
-        return found
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [
-            change
-            for i, pair in enumerate(zip(old, new, strict=True))
-            for change in changed_fields(*pair, f"{at}[{i}]")
-        ]
-    return [] if old == new and type(old) is type(new) else [(at, _shown(old), _shown(new))]
+def _inside(folder: Path) -> list[Path]:
+    """What a folder holds, sorted; [] when there is no such folder."""
+    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
-_ABSENT = object()
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is _ABSENT else repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+def _is_debris(path: Path) -> bool:
+    """Whether this is what the start of a session leaves: its settings, and folders that hold nothing else."""
+    if not path.is_dir():
+        return path.name in _OF_A_START
+    return path.name == "tensorboard" or all(p.name == "data" or _is_debris(p) for p in _inside(path))

@@ -65,7 +65,7 @@ def line_of(record: Mapping[str, Any]) -> str:
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
     """Append one line in one write, and wait until it is on the disk."""
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         os.write(handle, line_of(record).encode("ascii"))
         os.fsync(handle)

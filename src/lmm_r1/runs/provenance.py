@@ -7,10 +7,11 @@ credential are hidden, and the home folder is written as "~".
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,23 +21,36 @@ PACKAGES = ("lmm-r1", "torch", "transformers", "tokenizers", "safetensors", "num
 _SECRET = re.compile(r"(?i)token(?!s)|secret|passw|credential|api.?key|\bhf_\w+|\bsk-\w+")
 
 
-def provenance(command: Sequence[str], recipe_text: str, base: Path | None, threads: int, seed: int) -> dict[str, Any]:
+def provenance(
+    command: Sequence[str], recipe_text: str, base: Mapping[str, str], threads: int, seed: int
+) -> dict[str, Any]:
     """The content of provenance.json.
 
-    command: sys.argv. recipe_text: the effective recipe, as stored. base: folder of the start weights,
-    None when it is not on this disk.
+    command: sys.argv. recipe_text: the effective recipe, as stored. base: {file: sha256} of the start model,
+    empty when it is not on this disk.
     """
+    weights = {name: told for name, told in base.items() if name.endswith(".safetensors")}
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": clean_command(command),
         "seed": seed,
         "threads": threads,
         "recipe_sha256": hashlib.sha256(recipe_text.encode()).hexdigest(),
-        "base_weights": weights_hashes(base) if base else {},
+        "base_weights": weights,
+        "base_files": {name: told for name, told in base.items() if name not in weights},
         "commit": git_commit(Path(__file__)),
         "versions": {"python": platform.python_version(), **installed()},
         "machine": {"system": f"{platform.system()} {platform.machine()}", "cpu": cpu_name()},
     }
+
+
+def threads_of(path: Path) -> int | None:
+    """The CPU threads that a run began with, by its provenance.json; None when that does not say."""
+    try:
+        threads = json.loads(path.read_text(encoding="utf-8"))["threads"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return threads if isinstance(threads, int) else None
 
 
 def installed() -> dict[str, str]:
@@ -48,15 +62,6 @@ def installed() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     return found
-
-
-def weights_hashes(folder: Path) -> dict[str, str]:
-    """sha256 of each safetensors file of a model folder."""
-    hashes = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with open(path, "rb") as file:
-            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
 
 
 def clean_command(command: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +25,10 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from lmm_r1.runs.folder import StageFolder
 from lmm_r1.runs.jsonl import append_line, plain, read_lines, repair, write_lines
 from lmm_r1.seams import Tracker
-from lmm_r1.types import Credit, Group, Image, Int32, Rollout, Score
+from lmm_r1.types import Credit, Failure, Group, Image, Int32, Rollout, Score
+
+#: Failures of verifiers that are kept of a step, and lines of a stage's file of them.
+FAILURES_OF_STEP, FAILURES_OF_STAGE = 8, 1000
 
 
 class PictureSource(Protocol):
@@ -45,7 +49,7 @@ class ReplayedTracker(Tracker, Protocol):
 
 
 class JsonlTracker:
-    """metrics.jsonl, rollouts/*.jsonl and images/*.png of one stage.
+    """metrics.jsonl, verifier_failures.jsonl, rollouts/*.jsonl and images/*.png of one stage.
 
     decode: token ids of the prompt to text. images: where the pictures of rollouts are kept.
     """
@@ -56,7 +60,9 @@ class JsonlTracker:
         self._folder, self._stage, self._keep = folder, stage, keep_groups
         self._decode, self._images = decode, images
         self._pending: dict[int, dict[str, Any]] = {}
-        repair(folder.metrics)
+        for path in (folder.metrics, folder.failures):
+            repair(path)
+        self._failures = len(read_lines(folder.failures))
 
     def log(self, step: int, metrics: Mapping[str, float | str]) -> None:
         """Merge `metrics` into the record of `step`."""
@@ -88,6 +94,12 @@ class JsonlTracker:
                 self._images.save_png(sha, self._folder.images)
         write_lines(self._folder.rollouts / f"step_{step:06d}.jsonl", records)
 
+    def save_failures(self, step: int, failures: Sequence[Failure]) -> None:
+        """Append the first few failures of `step`, each with how many there were; the file stops at a fixed length."""
+        for failure in failures[: min(FAILURES_OF_STEP, FAILURES_OF_STAGE - self._failures)]:
+            append_line(self._folder.failures, {"step": step, "of": len(failures), **asdict(failure)})
+            self._failures += 1
+
     def _record(self, rollout: Rollout, score: Score, credit: Credit) -> dict[str, Any]:
         """One line of a rollout file. `advantage` is the mean over the tokens that the policy wrote."""
         mask = rollout.trainable
@@ -108,6 +120,7 @@ class JsonlTracker:
             "reward": score.reward,
             "parts": score.parts,
             "verdicts": score.verdicts,
+            **_if_any(rollout, score),
             "advantage": float(credit.advantages[mask].mean()) if mask.any() else 0.0,
             "stop": rollout.stop,
             "versions": rollout.versions,
@@ -116,16 +129,30 @@ class JsonlTracker:
     def rewind(self, step: int) -> None:
         """Drop the lines and rollout files after `step`: the resumed run writes them again, equal bit for bit."""
         self._pending.clear()
-        records = read_lines(self._folder.metrics)
-        kept = [record for record in records if int(record["step"]) <= step]
-        if len(kept) < len(records):
-            write_lines(self._folder.metrics, kept)
+        for path in (self._folder.metrics, self._folder.failures):
+            records = read_lines(path)
+            kept = [record for record in records if int(record["step"]) <= step]
+            if len(kept) < len(records):
+                write_lines(path, kept)
+        self._failures = len(read_lines(self._folder.failures))
         for path in self._folder.rollouts.glob("step_*.jsonl"):
             if int(path.stem.removeprefix("step_")) > step:
                 path.unlink()
 
     def close(self) -> None:
         """Nothing is buffered."""
+
+
+def _if_any(rollout: Rollout, score: Score) -> dict[str, Any]:
+    """What most lines lack: what the template began of each reply, what a verifier said that failed, whose score was paid."""
+    found: dict[str, Any] = {}
+    if any(turn.opening for turn in rollout.turns):
+        found["openings"] = [turn.opening for turn in rollout.turns]
+    if score.details:
+        found["details"] = score.details
+    if score.paid_as is not None:
+        found["paid_as"] = {"parts": score.paid_as.parts, "verdicts": score.paid_as.verdicts}
+    return found
 
 
 def _of_game(rollout: Rollout) -> dict[str, Any]:
@@ -152,6 +179,9 @@ class TensorBoardTracker:
 
     def save_rollouts(self, step: int, groups: Sequence[Group], credits: Sequence[Credit]) -> None:
         """Rollouts stand in the JSONL files only."""
+
+    def save_failures(self, step: int, failures: Sequence[Failure]) -> None:
+        """Failures stand in the JSONL files only."""
 
     def commit(self, step: int) -> None:
         """Write the scalars of `step`."""
@@ -190,6 +220,11 @@ class Trackers:
         """See Tracker."""
         for tracker in self._all:
             tracker.save_rollouts(step, groups, credits)
+
+    def save_failures(self, step: int, failures: Sequence[Failure]) -> None:
+        """See Tracker."""
+        for tracker in self._all:
+            tracker.save_failures(step, failures)
 
     def commit(self, step: int) -> None:
         """See Tracker."""

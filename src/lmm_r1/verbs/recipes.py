@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from lmm_r1.check import check as check_recipe
-from lmm_r1.config import Model
-from lmm_r1.data.images import ImageStore
+from lmm_r1.check import examine_file
 from lmm_r1.envs.check import check_game
 from lmm_r1.errors import Fault, RecipeError
 from lmm_r1.planning.assumptions import EngineKind, Layout, Setting, paces
@@ -22,7 +19,6 @@ from lmm_r1.planning.planner import plan as plan_recipe
 from lmm_r1.planning.show import show_plan, show_scaling
 from lmm_r1.recipes import load_recipe
 from lmm_r1.terminal import one_line, write_json
-from lmm_r1.types import Problem
 from lmm_r1.verbs import loading
 from lmm_r1.verbs.options import Json, Overlays, Overrides, RecipeFile
 
@@ -32,23 +28,35 @@ def check(
     env: Annotated[
         str, typer.Option("--env", metavar="NAME", help="Check a game instead: a name or module:attribute.")
     ] = "",
+    stage: Annotated[str | None, typer.Option("--stage", help="Only this stage and those it starts from.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="The run's folder: whether it takes this recipe; default: as train.", show_default=False
+        ),
+    ] = None,
     overrides: Overrides = None,
     overlays: Overlays = None,
     json_out: Json = None,
 ) -> None:
-    """Check a recipe, its data and its model folder without training anything; or whether a game keeps to its contract."""
+    """Check a recipe, and all that a run of it needs, without training anything; or whether a game keeps to its contract."""
     if (recipe is None) != bool(env):
         raise RecipeError("check takes a recipe, or --env NAME")
-    report = (
-        check_recipe(recipe, overrides or [], count_tokens, overlays or []) if recipe is not None else check_game(env)
-    )
+    if recipe is not None:
+        _, found = examine_file(recipe, overrides or [], loading.count_tokens, overlays or [], out=out, stage=stage)
+        report = found.report()
+    else:
+        report = check_game(env)
     write_json(json_out, report)
-    for kind, lines in (("error", report["errors"]), ("pending", report["pending"])):
+    for kind, lines in (("error", report["errors"]), ("pending", report["pending"]), ("note", report.get("notes", []))):
         for line in lines:
             typer.echo(one_line(f"{kind}: {Fault(**line)}"), err=kind == "error")
     if not report["ok"]:
         raise typer.Exit(report["exit_code"])
-    typer.echo(f"{recipe or env}: ok" + (f", {len(report['pending'])} to obtain" if report["pending"] else ""))
+    if not report.get("ready", True):
+        typer.echo(f"{recipe}: no fault, but not ready: a run would refuse it here ({len(report['pending'])} pending)")
+    else:
+        typer.echo(f"{recipe or env}: ok" + (f", {len(report['pending'])} to obtain" if report["pending"] else ""))
 
 
 def plan(
@@ -119,9 +127,3 @@ def plan(
         return
     for name in loaded.order():
         show_scaling(plans, console, name)
-
-
-def count_tokens(model: Model, images: ImageStore, problems: Sequence[Problem]) -> list[int]:
-    """Prompt tokens of each problem; loads torch, so only prepared data pay for it."""
-    counts: list[int] = loading.work("ask").prompt_tokens(model, images, problems)
-    return counts

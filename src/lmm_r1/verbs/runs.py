@@ -7,13 +7,25 @@ from typing import Annotated
 
 import typer
 
-from lmm_r1.recipes import load_recipe, recipes_folder
+from lmm_r1.check import examine_file, folder_of
+from lmm_r1.config import Recipe
+from lmm_r1.recipes import recipes_folder
 from lmm_r1.runs.diagnose import notes_of
 from lmm_r1.runs.folder import RunFolder
 from lmm_r1.runs.sanitise import sanitise
 from lmm_r1.terminal import show_results, write_json
 from lmm_r1.verbs import loading
-from lmm_r1.verbs.options import Json, Out, Overlays, Overrides, RecipeFile, RecipeSeed, Threads, use_threads
+from lmm_r1.verbs.options import (
+    Json,
+    Out,
+    Overlays,
+    Overrides,
+    RecipeFile,
+    RecipeSeed,
+    Threads,
+    require_threads,
+    use_threads,
+)
 
 
 def quickstart(
@@ -38,19 +50,29 @@ def train(
     json_out: Json = None,
 ) -> None:
     """Run a recipe, or what is left of it: an existing run folder resumes by itself."""
-    use_threads(threads)
+    require_threads(threads)
     changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
-    loaded = load_recipe(recipe, changes, overlays or [])
-    folder = out or Path("runs") / loaded.name
+    loaded, folder = ready(recipe, changes, overlays or [], out, stage)
+    use_threads(threads)
     typer.echo(f"{loaded.name}: {loaded.description or recipe} (into {folder})")
     try:
-        results = loading.work("chain").run_recipe(loaded, recipe, folder, stage=stage)
+        results = loading.work("chain").run_recipe(loaded, recipe, folder, stage=stage, checked=True)
         write_json(json_out, results)
         show_results(results)
     finally:  # a run that a guard stopped needs them most
         for note in notes_of(RunFolder(folder)):
             typer.echo(sanitise(f"note: {note}"))
     typer.echo(f"results: {folder / 'results.json'}\nreport:  {folder / 'report.html'}")
+
+
+def ready(
+    recipe: Path, overrides: list[str], overlays: list[Path], out: Path | None, stage: str | None
+) -> tuple[Recipe, Path]:
+    """(the recipe, the run's folder) when nothing stands in the way of a run; what does is raised before torch is loaded."""
+    loaded, found = examine_file(recipe, overrides, loading.count_tokens, overlays, out=out, stage=stage)
+    found.require()
+    assert loaded is not None, "a recipe without a fault"
+    return loaded, out or folder_of(loaded)
 
 
 def study(
@@ -61,6 +83,7 @@ def study(
     json_out: Json = None,
 ) -> None:
     """Run a grid of runs of one recipe, or what is left of it, and say what each axis does."""
+    require_threads(threads)
     use_threads(threads)
     loaded = loading.work("study").load_study(grid, overrides or [])
     folder = out or Path("runs") / loaded.file.name

@@ -95,7 +95,7 @@ def publish(
     pictures = staging / "images"
     pictures.mkdir(exist_ok=True)
     if not out.exists():
-        staging.chmod(0o755)  # temporary folders are private
+        staging.chmod(pictures.stat().st_mode & 0o777)  # temporary folders are private
         os.rename(staging, out)
         staging.mkdir()  # for the one who cleans up behind
         return
