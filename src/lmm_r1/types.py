@@ -105,6 +105,10 @@ class Verdict:
     reason: str
 
 
+#: Reason codes of a verifier that failed: they say nothing about the reply.
+FAILED_VERDICTS = frozenset({"timeout", "error"})
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One reply inside a rollout: its tokens are [start, end); the rest is what the environment made of it.
