@@ -33,6 +33,7 @@ from lmm_r1.errors import DataError, Fault, RecipeError
 from lmm_r1.recipes import system_prompt
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.rewards.score import make_scorer
+from lmm_r1.rollout.judged import unjudged
 from lmm_r1.rollout.play import Sampling, play
 from lmm_r1.runs.jsonl import append_line, read_lines, repair
 from lmm_r1.seams import ModelAdapter, RolloutEngine, Scorer
@@ -164,15 +165,15 @@ def _sampled(
     played = iter(play(episodes, engine, adapter, SingleTurn, sampling, ("difficulty", settings["seed"]), encoded))
     for problem in problems:
         if len(encoded[problem.id].token_ids) > limit:
-            yield _line([], [])
+            yield _line(problem, [], [])
             continue
         mine = [rollout for _ in range(samples) for rollout in next(played)]
-        yield _line(mine, [score(problem, r.turns, r.stop) for r in mine])
+        yield _line(problem, mine, [score(problem, r.turns, r.stop) for r in mine])
 
 
-def _line(rollouts: list[Rollout], scores: list[Score]) -> dict[str, Any]:
-    """The figures of one row."""
-    values = [float(s.parts["accuracy"]) for s in scores]
+def _line(problem: Problem, rollouts: list[Rollout], scores: list[Score]) -> dict[str, Any]:
+    """The figures of one row; n and the pass rate are of the replies that were judged."""
+    values = [float(s.parts["accuracy"]) for s in scores if not unjudged(problem, s)]
     return {
         "n": len(values),
         "right": sum(value == 1.0 for value in values),

@@ -32,14 +32,13 @@ from lmm_r1.guards import (
 )
 from lmm_r1.rollout.collect import Collected, collect
 from lmm_r1.rollout.supervise import supervise
-from lmm_r1.rollout.weights import SyncedEngine
 from lmm_r1.runs.checkpoint import newest_good, save_checkpoint
 from lmm_r1.runs.diagnose import Watch
 from lmm_r1.runs.folder import StageFolder
 from lmm_r1.runs.jsonl import read_steps
 from lmm_r1.runs.live import LiveView
 from lmm_r1.runs.tracker import ReplayedTracker
-from lmm_r1.seams import Algorithm, MakeEnvironment, ModelAdapter, Player, Scorer, Trainer, WeightLink
+from lmm_r1.seams import Algorithm, MakeEnvironment, ModelAdapter, Player, RolloutEngine, Scorer, Trainer, WeightLink
 from lmm_r1.types import Anchors, Credit, Group, Problem, Rollout, Sample
 
 
@@ -51,6 +50,12 @@ class Stream(Protocol):
     def state(self) -> dict[str, object]: ...
 
     def restore(self, state: Mapping[str, object]) -> None: ...
+
+
+class HoldsWeights(RolloutEngine, Protocol):
+    """An engine that says which version of the weights it holds."""
+
+    version: int
 
 
 class Signals:
@@ -137,7 +142,7 @@ class StageRun:
     recipe: Recipe
     folder: StageFolder
     stream: Stream
-    engine: SyncedEngine
+    engine: HoldsWeights
     adapter: ModelAdapter
     environment: MakeEnvironment
     expert: Callable[[Problem], Player]  # of games, for supervised stages
