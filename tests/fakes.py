@@ -21,6 +21,7 @@ def said(*replies: str) -> list[Turn]:
 class CharAdapter:
     """One token per character; a picture is four placeholder tokens of id 1."""
 
+    vocabulary = VOCABULARY
     stop_ids = (STOP,)
     banned_ids = (1,)
     pad_id = 0

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import lmm_r1.guards as guards
 import lmm_r1.train as train
 from lmm_r1.build import Workshop
 from lmm_r1.chain import run_recipe
@@ -152,9 +153,9 @@ def test_an_update_that_computes_otherwise_stops_the_run(tmp_path: Path, monkeyp
     recipe, path = recipe_of(tmp_path, "separate")
     real = LocalTrainer.update
 
-    def update(trainer: LocalTrainer, *args: object) -> dict[str, float]:
+    def update(trainer: LocalTrainer, *args: object, **more: object) -> dict[str, float]:
         trainer._temperature = 1.01
-        return real(trainer, *args)
+        return real(trainer, *args, **more)
 
     monkeypatch.setattr(LocalTrainer, "update", update)
     with pytest.raises(NumericError, match="ratio_error/max"):
@@ -174,7 +175,8 @@ def test_the_guards_wait_for_the_first_step_that_learns(tmp_path: Path, monkeypa
     for name in ("guard_logprobs", "guard_start"):
         monkeypatch.setattr(train, name, lambda run, rollouts, anchors, *step, name=name: asked.append((name, *step)))
     run_recipe(recipe, path, tmp_path / "run")
-    assert asked == [("guard_logprobs", 1), ("guard_start",)]
+    later = [("guard_logprobs", step, False) for step in (2, 3)]
+    assert asked == [("guard_logprobs", 1, False), ("guard_start",), *later]
 
 
 def run_with(gap: float, step: int = 0) -> tuple[SimpleNamespace, list[SimpleNamespace], list[Anchors]]:
@@ -219,11 +221,9 @@ def test_a_sampler_that_is_not_the_policy_stops_the_run(
 
 
 @pytest.mark.parametrize(("dtype", "name", "bound"), [("float32", "max", 1e-5), ("bfloat16", "mean", 0.05)])
-def test_a_first_ratio_other_than_one_stops_the_run(dtype: str, name: str, bound: float) -> None:
+def test_a_first_ratio_other_than_one_is_bounded(dtype: str, name: str, bound: float) -> None:
     """Catches dropout, another temperature or another packing between old and new log-probs."""
-    run = SimpleNamespace(name="s", recipe=SimpleNamespace(model=SimpleNamespace(dtype=dtype)))
-    quiet = {"ratio_error/max": 0.0, "ratio_error/mean": 0.0}
-    train.guard_ratio(run, {**quiet, f"ratio_error/{name}": 0.9 * bound}, 3)
-    for wrong in (1.1 * bound, float("nan")):
-        with pytest.raises(NumericError, match="step 4 of s"):
-            train.guard_ratio(run, {**quiet, f"ratio_error/{name}": wrong}, 3)
+    recipe = SimpleNamespace(model=SimpleNamespace(dtype=dtype), guards=Guards())
+    run = SimpleNamespace(name="s", recipe=recipe)
+    found = guards.update_bounds(run, 0, old=True, sampled=True, stale=False)
+    assert found == {f"ratio_error/{name}": bound}

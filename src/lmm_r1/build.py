@@ -323,6 +323,7 @@ def evaluate_with(
             name, knobs.items, engine, adapter, shop.images, make_scorer(Reward()), sampling,
             system=system, seed=shop.recipe.seed, blind=min(knobs.blind, knobs.items),
             memory=knobs.memory if isinstance(knobs.memory, str) else (knobs.memory.pictures, knobs.memory.actions),
+            max_unjudged=shop.recipe.guards.max_skipped_share,
         )  # fmt: skip
 
 

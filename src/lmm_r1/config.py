@@ -358,14 +358,15 @@ class Guards(Knobs):
     max_logprob_gap: float | None = Field(
         None,
         gt=0,
-        description="sampler against trainer at the first step of a session, largest per-token difference, nats; "
+        description="sampler against trainer before the first update of a step, largest per-token difference, nats; "
         "None = 0.05 in float32, 10 in bfloat16, where single tokens scatter",
     )
     mean_logprob_gap: float | None = Field(
         None, gt=0, description="the same in the mean over all tokens that are trained on, nats; None = 0.05"
     )
     max_skipped_share: Fraction = Field(
-        0.05, description="share of a step's episodes that may fail before the run stops"
+        0.05,
+        description="share of the replies of a step, or of an evaluation, that verifiers may fail on before the run stops",
     )
 
 

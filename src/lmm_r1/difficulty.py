@@ -32,6 +32,7 @@ from lmm_r1.envs.single_turn import SingleTurn
 from lmm_r1.errors import DataError, Fault, RecipeError
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.rewards.score import make_scorer
+from lmm_r1.rollout.judged import unjudged
 from lmm_r1.rollout.play import Sampling
 from lmm_r1.rollout.scoring import play_and_score
 from lmm_r1.runs.jsonl import append_line, read_lines, repair
@@ -173,15 +174,15 @@ def _sampled(
     judged = iter(zip(played, scored, strict=True))
     for problem in problems:
         if len(encoded[problem.id].token_ids) > limit:
-            yield _line([], [])
+            yield _line(problem, [], [])
             continue
         mine = [next(judged) for _ in range(samples)]
-        yield _line([rollout for episode, _ in mine for rollout in episode], [found for _, found in mine])
+        yield _line(problem, [rollout for episode, _ in mine for rollout in episode], [found for _, found in mine])
 
 
-def _line(rollouts: list[Rollout], scores: list[Score]) -> dict[str, Any]:
-    """The figures of one row."""
-    values = [float(s.parts["accuracy"]) for s in scores]
+def _line(problem: Problem, rollouts: list[Rollout], scores: list[Score]) -> dict[str, Any]:
+    """The figures of one row; n and the pass rate are of the replies that were judged."""
+    values = [float(s.parts["accuracy"]) for s in scores if not unjudged(problem, s)]
     return {
         "n": len(values),
         "right": sum(value == 1.0 for value in values),

@@ -146,6 +146,7 @@ class ModelAdapter(Protocol):
     exactly what trainer, engine and report use.
     """
 
+    vocabulary: int  # rows of the output head: ids are below it
     stop_ids: tuple[int, ...]
     banned_ids: tuple[int, ...]  # media tokens, ids without text: never sampled, masked in the trainer's logits
     pad_id: int
@@ -219,8 +220,11 @@ class Trainer(Protocol):
     def anchors(self, rollouts: Sequence[Rollout], needs: frozenset[str]) -> list[Anchors]:
         """Log-probs of the frozen models, before any update of this step."""
 
-    def update(self, samples: Sequence[Sample], algorithm: Algorithm) -> dict[str, float]:
-        """One optimiser step over all samples, at the schedule's rate; returns its metrics. NumericError before a bad step."""
+    def update(
+        self, samples: Sequence[Sample], algorithm: Algorithm, *, bounds: Mapping[str, float] = ...
+    ) -> dict[str, float]:
+        """One optimiser step over all samples, at the schedule's rate; returns its metrics. NumericError before a bad step,
+        also when a metric (a mean per token, or a maximum) is over its bound: no weight has moved then."""
 
     def weights(self) -> Iterable[tuple[str, torch.Tensor]]:
         """Trained weights by Hugging Face name, without tied copies."""

@@ -14,34 +14,35 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from lmm_r1.config import Recipe, Stage
-from lmm_r1.errors import EngineError, Fault, Interrupted, NumericError
-from lmm_r1.rollout.collect import Collected, collect, describe
-from lmm_r1.rollout.scoring import failures
+from lmm_r1.config import WITHOUT_GROUPS, Recipe, Stage
+from lmm_r1.errors import EngineError, Interrupted, NumericError, RankLostError, first_line
+from lmm_r1.guards import (
+    guard_learned,
+    guard_logprobs,
+    guard_start,
+    guard_sync,
+    guard_unjudged,
+    guard_versions,
+    update_bounds,
+)
+from lmm_r1.rollout.collect import Collected, collect
 from lmm_r1.rollout.supervise import supervise
 from lmm_r1.runs.checkpoint import newest_good, save_checkpoint
 from lmm_r1.runs.diagnose import Watch
 from lmm_r1.runs.folder import StageFolder
+from lmm_r1.runs.jsonl import read_steps
 from lmm_r1.runs.live import LiveView
 from lmm_r1.runs.tracker import ReplayedTracker
 from lmm_r1.seams import Algorithm, MakeEnvironment, ModelAdapter, Player, RolloutEngine, Scorer, Trainer, WeightLink
-from lmm_r1.types import FAILED_VERDICTS, Anchors, Bound, Credit, Failure, Group, Problem, Rollout, Sample
+from lmm_r1.types import Anchors, Credit, Failure, Group, Problem, Rollout, Sample
 
 #: Ways in which verifiers fail that a session tells of.
 WAYS_TOLD = 20
-#: By dtype: what guards.mean_logprob_gap and guards.max_logprob_gap are where a recipe names none. Of a step's million tokens some
-#: are far off in bfloat16 (see weights.TOLERANCES).
-GAP_BOUNDS = {"float32": Bound(0.05, 0.05), "bfloat16": Bound(0.05, 10.0)}
-#: By dtype: which error of the first minibatch's ratio is bounded, and by how much. In bfloat16 single tokens scatter.
-RATIO_BOUNDS = {"float32": ("ratio_error/max", 1e-5), "bfloat16": ("ratio_error/mean", 0.05)}
-#: By dtype: how far the start model's log-probs may lie from the policy's before the first step, nats. On a CPU they are
-#: bit-equal; a device may choose another kernel.
-START_BOUNDS = {"float32": 1e-6, "bfloat16": 0.05}
 
 
 class Stream(Protocol):
@@ -52,6 +53,12 @@ class Stream(Protocol):
     def state(self) -> dict[str, object]: ...
 
     def restore(self, state: Mapping[str, object]) -> None: ...
+
+
+class HoldsWeights(RolloutEngine, Protocol):
+    """An engine that says which version of the weights it holds."""
+
+    version: int
 
 
 class Signals:
@@ -97,6 +104,39 @@ class Timer:
 
 
 @dataclass(slots=True)
+class Progress:
+    """How far a stage is, beside what trainer and stream keep themselves.
+
+    version, digest: of the weights that the engine holds. start: the digest of the stage's start weights, None when it was
+    begun by an older version. solved: row -> whether a reply was ever right. clean: no weight has moved in this step.
+    """
+
+    version: int = 0
+    digest: str = ""
+    start: str | None = None
+    solved: dict[str, bool] = field(default_factory=dict)
+    clean: bool = True
+    watch: Watch = field(default_factory=Watch)
+
+    def rows(self, solved: Mapping[str, bool]) -> dict[str, float]:
+        """Take in what a step solved; metrics of all rows so far. {} for a stage that samples nothing."""
+        for row, right in solved.items():
+            self.solved[row] = self.solved.get(row, False) or right
+        never = sum(not right for right in self.solved.values())
+        return {"rows/seen": float(len(self.solved)), "rows/never_solved": float(never)} if self.solved else {}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        ever = {right: sorted(row for row, found in self.solved.items() if found == right) for right in (True, False)}
+        return {"start": self.start, "solved": ever[True], "unsolved": ever[False]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`; of the state of an older version, which is empty, what is not known stays so."""
+        self.start = state.get("start")
+        self.solved = dict.fromkeys(state.get("solved", ()), True) | dict.fromkeys(state.get("unsolved", ()), False)
+
+
+@dataclass(slots=True)
 class StageRun:
     """Everything one stage needs, assembled by build.py."""
 
@@ -105,7 +145,7 @@ class StageRun:
     recipe: Recipe
     folder: StageFolder
     stream: Stream
-    engine: RolloutEngine
+    engine: HoldsWeights
     adapter: ModelAdapter
     environment: MakeEnvironment
     expert: Callable[[Problem], Player]  # of games, for supervised stages
@@ -120,63 +160,88 @@ class StageRun:
     evaluate: Callable[[], dict[str, float]]  # metrics of the weights that the engine holds
     forget_images: Callable[[Collection[str]], None]  # all but those of these names
     failed: set[str] = field(default_factory=set)  # ways in which a verifier has failed that were told already
+    progress: Progress = field(default_factory=Progress)
 
 
 def train_stage(run: StageRun) -> str:
     """Run a stage to its end, resuming by itself; returns the digest of its final weights.
 
-    Raises Interrupted after a saved SIGINT or SIGTERM, NumericError or EngineError from a guard.
+    Raises Interrupted after a saved SIGINT or SIGTERM, NumericError or EngineError from a guard: what was finished before
+    the step that it stopped is saved. NumericError too at the end of a stage that made no update.
     """
-    done = resume(run)
-    digest = run.link.sync(version=done)
+    done, progress = resume(run), run.progress
+    sync(run, done, learned=False)
+    if done == 0:
+        progress.start = progress.digest
+    for record in read_steps(run.folder.metrics):  # told in an earlier session
+        progress.watch.add(record)
     run.live.stage(run.name, run.stage.steps, done)
-    watch = Watch()
     with closing(Gathering(run)) as gathering:
         for step in range(done, run.stage.steps):
-            stop_if_asked(run, step, gathering)
-            digest, metrics = train_step(run, gathering, step, digest, done)
-            for condition in watch.add(metrics):
-                run.live.note(f"{run.name}, step {step + 1}: {condition}")
-    return digest
+            position = gathering.position()
+            stop_if_asked(run, step, position)
+            try:
+                train_step(run, gathering, step, session_start=done)
+            except (EngineError, NumericError) as stop:
+                if progress.clean and not isinstance(stop, RankLostError):
+                    save_finished(run, step, position)
+                raise
+    guard_learned(run, read_steps(run.folder.metrics), (progress.start, progress.digest))
+    return progress.digest
 
 
-def train_step(
-    run: StageRun, gathering: Gathering, step: int, digest: str, session_start: int
-) -> tuple[str, dict[str, float]]:
-    """One rollout step; (digest of the weights after it, its metrics). session_start: the session's first step."""
-    stage, recipe, timer = run.stage, run.recipe, Timer()
+def train_step(run: StageRun, gathering: Gathering, step: int, session_start: int) -> None:
+    """One rollout step, its line in the metrics and its checkpoint. session_start: the session's first step."""
+    stage, recipe, progress, timer = run.stage, run.recipe, run.progress, Timer()
+    progress.clean = True
     with timer("collect"):
-        collected = gathering.take(step)
+        collected = gathering.take(step, progress.version)
     tell_failures(run, step, collected.failures)
     groups = collected.groups
+    guard_unjudged(run, collected.counts, collected.unjudged, step)
     metrics: dict[str, float] = dict(collected.counts)
     learned: dict[str, float] | None = None
     credits: list[Credit] = []
     if groups:  # dynamic sampling may find nothing to learn from
-        guarded = gathering.fresh  # by the guards that compare policy, sampler and start model
-        learned, credits = learn(run, groups, step, timer, first=guarded, start=guarded and session_start == 0)
+        if not supervised(run):
+            guard_versions(run, (r for group in groups for r in group.rollouts), gathering.due, step)
+        fresh = (
+            gathering.fresh
+        )  # the guards that compare policy, sampler and start model stand at its first step as well
+        learned, credits = learn(run, groups, step, timer, fresh, fresh and session_start == 0, gathering.stale)
     with timer("collect"):
         gathering.wait()  # an engine takes no weights in the middle of a reply
     if learned is not None:
         with timer("sync"):
-            digest = run.link.sync(version=step + 1)
-        metrics |= describe(groups) | learned
+            sync(run, step + 1, learned["grad_norm"] > 0 and learned["lr"] > 0)
+        metrics |= learned
         steer_kl(run, metrics)
         if supervised(run):
-            metrics = {k: v for k, v in metrics.items() if not k.startswith(("logprob_gap/", "reward/"))}
+            metrics = {k: v for k, v in metrics.items() if not k.startswith("logprob_gap/")}
         run.tracker.save_rollouts(step + 1, groups, credits)
+    metrics |= progress.rows(collected.solved)
     if recipe.evaluate.every and (step + 1) % recipe.evaluate.every == 0 and step + 1 < stage.steps:
         with timer("evaluate"), run.engine.awake():
             metrics |= run.evaluate()
     metrics |= timer.metrics()
-    run.tracker.log(step + 1, {**metrics, "weights_sha256": digest})
+    told = [str(condition) for condition in progress.watch.add({"step": step + 1, **metrics})]
+    words = {"weights_sha256": progress.digest} | ({"conditions": "\n".join(told)} if told else {})
+    run.tracker.log(step + 1, {**metrics, **words})
     run.tracker.commit(step + 1)
     due = recipe.save.every and (step + 1) % recipe.save.every == 0
     if due or step + 1 == stage.steps:
         save(run, step + 1, gathering.position())
     run.forget_images(gathering.pictures())
     run.live.step(step + 1, metrics, groups[0].rollouts[0].turns[-1].reply if groups else "")
-    return digest, metrics
+    for line in told:
+        run.live.note(f"{run.name}, step {step + 1}: {line}")
+
+
+def sync(run: StageRun, version: int, learned: bool) -> None:
+    """Move the engine to the weights of `version`, and make sure that they are there. learned: an update moved them."""
+    before, digest = run.progress.digest, run.link.sync(version=version)
+    guard_sync(run, run.engine.version, version, (before, digest), learned, run.trainer.weights)
+    run.progress.version, run.progress.digest = version, digest
 
 
 class Gathering:
@@ -190,22 +255,26 @@ class Gathering:
         self._run = run
         self._ahead = run.recipe.cluster.ahead > 0 and not supervised(run)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gather")
-        self._pending: tuple[Future[Collected], Mapping[str, object]] | None = None
+        self._pending: tuple[Future[Collected], Mapping[str, object], int] | None = None
         self._learned = False
         self.fresh = True  # nothing was learned in this session before the groups that were taken last
+        self.due = 0  # the version of the weights that the groups that were taken last must come from
+        self.stale = False  # the engine has newer ones by now
 
-    def take(self, step: int) -> Collected:
-        """The groups of a step; and the next step's begin to be gathered."""
+    def take(self, step: int, version: int) -> Collected:
+        """The groups of a step; and the next step's begin to be gathered. version: of the weights that the engine holds."""
         if self._pending is None:
-            collected = self._gather(step)
+            collected, self.due = self._gather(step), version
         else:
-            collected = self._pending[0].result()
+            future, _, self.due = self._pending
+            collected = future.result()
             self._pending = None
+        self.stale = self.due != version
         self.fresh = not self._learned
         self._learned = self._learned or bool(collected.groups)
         if self._ahead and step + 1 < self._run.stage.steps:
             before = self._run.stream.state()
-            self._pending = self._thread.submit(self._gather, step + 1), before
+            self._pending = self._thread.submit(self._gather, step + 1), before, version
         return collected
 
     def wait(self) -> None:
@@ -257,18 +326,19 @@ def gather(run: StageRun, step: int) -> Collected:
         keep=run.algorithm.keep,
         greedy="greedy" in run.algorithm.needs,
         shuffle=stage.reward.shuffle,
+        least=1 if stage.algorithm.name in WITHOUT_GROUPS else 2,
     )
 
 
 def learn(
-    run: StageRun, groups: Sequence[Group], step: int, timer: Timer, first: bool, start: bool
+    run: StageRun, groups: Sequence[Group], step: int, timer: Timer, first: bool, start: bool, stale: bool
 ) -> tuple[dict[str, float], list[Credit]]:
     """anchor, credit, update: one rollout step's learning; (mean metrics of its updates, credits).
 
-    first: of this session; start: of the stage. Their guards compare the policy with the sampler, and with the reference.
+    first: of this session; start: of the stage. The guards compare the policy with the sampler, and at the start with the
+    reference. stale: the groups were sampled a version earlier.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
-    guard_verdicts(run, groups, step)
     parts = run.deal(rollouts, (run.recipe.seed, step))
     with timer("anchor"):
         needs = run.algorithm.needs | {"old"} if first or start else run.algorithm.needs
@@ -277,8 +347,8 @@ def learn(
         for part in parts:
             said |= zip(part, run.trainer.anchors([rollouts[i] for i in part], frozenset(needs)), strict=True)
         anchors = [said[i] for i in range(len(rollouts))]
-        if first and not supervised(run):  # a sampler that sampled nothing has no log-probs to compare with
-            guard_logprobs(run, rollouts, anchors, step)
+        if "old" in needs and not supervised(run):  # a sampler that sampled nothing has no log-probs to compare with
+            guard_logprobs(run, rollouts, anchors, step, stale)
         if start:
             guard_start(run, rollouts, anchors)
         if (
@@ -289,67 +359,20 @@ def learn(
     samples = [Sample(*parts) for parts in zip(rollouts, anchors, credits, strict=True)]
     learned: list[dict[str, float]] = []
     with timer("update"):
-        for part in parts:
-            learned.append(run.trainer.update([samples[i] for i in part], run.algorithm))
-            if len(learned) == 1 and "old" in run.algorithm.needs:
-                guard_ratio(run, learned[0], step)
+        for number, part in enumerate(parts):
+            asked = "old" in run.algorithm.needs
+            bounds = update_bounds(run, number, old=asked, sampled=not supervised(run), stale=stale)
+            try:
+                learned.append(run.trainer.update([samples[i] for i in part], run.algorithm, bounds=bounds))
+            except NumericError as error:
+                raise NumericError(f"step {step + 1} of {run.name}: {first_line(error)}") from error
+            run.progress.clean = False
     first_ratio = learned[0]["ratio_error/max"]
     metrics = {name: float(np.mean([m[name] for m in learned])) for name in learned[0]}
     metrics["tokens"] = float(sum(m["tokens"] for m in learned))
     metrics |= {name: max(m[name] for m in learned) for name in ("logprob_gap/max", "ratio_error/max", "ratio_max")}
     metrics["ratio_error/first"] = first_ratio
     return metrics, credits
-
-
-def guard_logprobs(run: StageRun, rollouts: Sequence[Rollout], anchors: Sequence[Anchors], step: int) -> None:
-    """Stop when sampler and trainer disagree before the first update: every later ratio would be wrong."""
-    found = [
-        np.abs(rollout.logprobs.astype(np.float64) - anchor.old_logprobs)[rollout.trainable]
-        for rollout, anchor in zip(rollouts, anchors, strict=True)
-    ]
-    knobs, usual = run.recipe.guards, GAP_BOUNDS[run.recipe.model.dtype]
-    bound = Bound(knobs.mean_logprob_gap or usual.mean, knobs.max_logprob_gap or usual.largest)
-    gaps = np.concatenate(found)
-    if len(gaps) and bound.broken_by(gaps):
-        worst = rollouts[int(np.argmax([gap.max(initial=0.0) for gap in found]))]  # a NaN is the largest
-        raise NumericError(
-            Fault(
-                f"step {step + 1} of {run.name}: sampler and trainer differ by {gaps.max():.3g} nats on a token of problem "
-                f"{worst.problem.id}, and by "
-                f"{gaps.mean():.3g} in the mean (guards.max_logprob_gap = {bound.largest:g}, mean_logprob_gap = {bound.mean:g})",
-                remedy="they must run the same weights, pictures, temperature and dtype; the bound may be changed on resume",
-            )
-        )
-
-
-def guard_start(run: StageRun, rollouts: Sequence[Rollout], anchors: Sequence[Anchors]) -> None:
-    """Stop when the policy is not the stage's start model before its first step: KL to it must be 0 there."""
-    worst = 0.0
-    for rollout, anchor in zip(rollouts, anchors, strict=True):
-        if anchor.ref_logprobs is not None:
-            gap = np.abs(np.where(rollout.trainable, anchor.old_logprobs - anchor.ref_logprobs, 0.0))
-            worst = max(worst, float(gap.max())) if not np.isnan(gap).any() else float("nan")
-    if not worst <= START_BOUNDS[run.recipe.model.dtype]:
-        raise NumericError(
-            Fault(
-                f"step 1 of {run.name}: the policy and the reference model differ by {worst:.3g} nats on a token, "
-                "though both start from the same weights",
-                remedy="one of them did not load as it should",
-            )
-        )
-
-
-def guard_ratio(run: StageRun, metrics: Mapping[str, float], step: int) -> None:
-    """Stop when the first minibatch of a step, before any update, has a ratio other than 1 (PPO's silent bugs show here)."""
-    name, bound = RATIO_BOUNDS[run.recipe.model.dtype]
-    if not metrics[name] <= bound:
-        raise NumericError(
-            Fault(
-                f"step {step + 1} of {run.name}: {name} = {metrics[name]:.3g} on the first minibatch, whose old policy is the "
-                f"present one (at most {bound:g} allowed)",
-                remedy="dropout must be off, and old and new log-probs computed alike",
-            )
-        )
 
 
 def steer_kl(run: StageRun, metrics: dict[str, float]) -> None:
@@ -361,19 +384,6 @@ def steer_kl(run: StageRun, metrics: dict[str, float]) -> None:
     if metrics["grad_norm"] == 0.0:  # the policy stood still (a critic's warm-up): its KL says nothing
         return
     run.algorithm = algorithm.with_kl(algorithm.steer_kl(metrics["kl_ref"], run.stage.episodes // run.stage.steps))
-
-
-def guard_verdicts(run: StageRun, groups: Sequence[Group], step: int) -> None:
-    """Stop when too many replies could not be judged: a failed verdict is not a wrong answer."""
-    scores = [s for g in groups for s in g.scores if not g.problem.is_game]  # no verifier judges a game
-    failed = [s for s in scores if FAILED_VERDICTS & set(s.verdicts.values())]
-    if len(failed) > run.recipe.guards.max_skipped_share * len(scores):
-        first = next(f for g in groups for f in failures(g.problem, g.episodes, g.scores))
-        raise EngineError(
-            f"step {step + 1} of {run.name}: {len(failed)} of {len(scores)} replies could not be verified "
-            f"(guards.max_skipped_share = {run.recipe.guards.max_skipped_share}); the first: {first}; "
-            f"more in {run.folder.failures}"
-        )
 
 
 def tell_failures(run: StageRun, step: int, failures: Sequence[Failure]) -> None:
@@ -402,6 +412,7 @@ def resume(run: StageRun) -> int:
         run.algorithm = run.algorithm.with_kl(state["kl_coef"])
     run.stream.restore(state["stream"])
     torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["rng"]), dtype=torch.uint8))
+    run.progress.restore(state.get("progress", {}))
     return checkpoint.step
 
 
@@ -415,17 +426,22 @@ def save(run: StageRun, step: int, position: Mapping[str, object]) -> None:
             "stage": run.name,
             "kl_coef": run.algorithm.parameters["kl_coef"],
             "stream": position,
+            "progress": run.progress.state(),
             "rng": bytes(torch.get_rng_state().tolist()).hex(),
         },
         run.recipe.save.keep,
     )
 
 
-def stop_if_asked(run: StageRun, step: int, gathering: Gathering) -> None:
-    """After a signal: save what is finished (unless that is saved already) and leave."""
-    if not run.signals.received:
-        return
+def save_finished(run: StageRun, step: int, position: Mapping[str, object]) -> None:
+    """Save what is finished after `step` steps, unless there is nothing or it is saved already. position: of the stream then."""
     newest = newest_good(run.folder.checkpoints)
     if step > 0 and (newest is None or newest.step < step):
-        save(run, step, gathering.position())
-    raise Interrupted(run.signals.received)
+        save(run, step, position)
+
+
+def stop_if_asked(run: StageRun, step: int, position: Mapping[str, object]) -> None:
+    """After a signal: save what is finished and leave."""
+    if run.signals.received:
+        save_finished(run, step, position)
+        raise Interrupted(run.signals.received)

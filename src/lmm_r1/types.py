@@ -111,6 +111,10 @@ class Verdict:
 FAILED_VERDICTS = frozenset({"timeout", "error"})
 
 
+#: Reason codes of a verifier that failed: they say nothing about the reply.
+FAILED_VERDICTS = frozenset({"timeout", "error"})
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One reply inside a rollout: its tokens are [start, end); the rest is what the environment made of it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -242,3 +243,47 @@ def test_a_full_context_ends_the_episode_before_another_turn() -> None:
         [(problem("g", env="game"), 0)], ScriptedEngine(lambda r: "abc"), CharAdapter(), Counting, tight, (0,)
     )
     assert rollout.stop == "context" and len(rollout.turns) == 1
+
+
+#: What is wrong with a reply -> the reply that the engine gives for a good one.
+MALFORMED: dict[str, Callable[[Reply], list[Reply]]] = {
+    "no request waits": lambda r: [replace(r, id=99)],
+    "id 0, for which no request waits": lambda r: [r, r],
+    "log-probs of type float32 and shape": lambda r: [replace(r, logprobs=r.logprobs[:-1])],
+    "of a vocabulary of 128": lambda r: [replace(r, token_ids=np.full_like(r.token_ids, 128))],
+    "token ids from -1": lambda r: [replace(r, token_ids=np.full_like(r.token_ids, -1))],
+    "token ids of type float32": lambda r: [replace(r, token_ids=r.token_ids.astype(np.float32))],
+    "token 1, which must never be sampled": lambda r: [replace(r, token_ids=np.full_like(r.token_ids, 1))],
+    "a log-prob of nan": lambda r: [replace(r, logprobs=np.full_like(r.logprobs, np.nan))],
+    "a log-prob of -inf": lambda r: [replace(r, logprobs=np.full_like(r.logprobs, -np.inf))],
+    "above 0": lambda r: [replace(r, logprobs=-r.logprobs)],
+    "9 tokens where 8": lambda r: [replace(r, token_ids=np.full(9, 50, np.int32), logprobs=np.full(9, -1, np.float32))],
+    "unknown stop": lambda r: [replace(r, stop="tired")],  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("said", list(MALFORMED))
+def test_a_malformed_reply_is_one_line_and_never_learned_from(said: str) -> None:
+    """Catches a traceback, and numbers of another reply or of none that reach a rollout (trial 58)."""
+
+    class Odd(ScriptedEngine):
+        def finished(self):  # type: ignore[no-untyped-def]
+            for reply in super().finished():
+                yield from MALFORMED[said](reply)
+
+    with pytest.raises(EngineError) as stop:
+        play([(problem("a"), 0)], Odd(lambda r: "x"), CharAdapter(), SingleTurn, SAMPLING, (0,))
+    assert said in str(stop.value) and "\n" not in str(stop.value) and stop.value.exit_code == 7
+
+
+def test_a_lost_later_turn_is_an_error() -> None:
+    """Catches an episode that ends in its middle because the engine dropped its second reply."""
+
+    class Tired(ScriptedEngine):
+        def finished(self):  # type: ignore[no-untyped-def]
+            for number, reply in enumerate(super().finished()):
+                if number < 1:
+                    yield reply
+
+    with pytest.raises(EngineError, match="no reply for 1 episodes, the first of problem g"):
+        play([(problem("g", env="game"), 0)], Tired(lambda r: "x"), CharAdapter(), Counting, SAMPLING, (0,))

@@ -115,12 +115,13 @@ class Rank:
         weights: Sequence[Float32],
         value_weights: Sequence[Float32],
         kl_coef: float,
+        bounds: Mapping[str, float],
     ) -> Counts:
         """FsdpTrainer.step of this rank's share; kl_coef: where it is steered, the present one."""
         take_in(self.images, pictures)
         algorithm = self._algorithm if self._algorithm.with_kl is None else self._algorithm.with_kl(kl_coef)
         with _returned():
-            return self._trainer.step(samples, algorithm, weights, value_weights)
+            return self._trainer.step(samples, algorithm, weights, value_weights, bounds=bounds)
 
     def score(self, pictures: Pictures, token_ids: Int32, images: Sequence[Image]) -> Float32:
         """FsdpTrainer.score; the same stream on every rank."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,9 @@ class RayTrainer:
                 found[i] = parts[0] if together == 1 else _joined(parts, "old" in needs)
         return [found[i] for i in range(len(rollouts))]
 
-    def update(self, samples: Sequence[Sample], algorithm: Algorithm) -> dict[str, float]:
+    def update(
+        self, samples: Sequence[Sample], algorithm: Algorithm, *, bounds: Mapping[str, float] = MappingProxyType({})
+    ) -> dict[str, float]:
         """As LocalTrainer's. `algorithm` is the stage's; ranks have their own copy and take its KL coefficient."""
         if not any(s.rollout.trainable.any() for s in samples):
             raise ValueError("an optimiser step needs at least one trainable token")
@@ -103,7 +106,7 @@ class RayTrainer:
         for at, share in enumerate(self._shares(rollouts)):
             pictures = self._pictures(at, [rollouts[i] for i in share])
             mine = ([found[i] for i in share] for found in (samples, weights, value_weights))
-            calls.append(self._call(at, "step", pictures, *mine, kl_coef))
+            calls.append(self._call(at, "step", pictures, *mine, kl_coef, dict(bounds)))
         return metrics_of(self._results(calls))
 
     def score(self, token_ids: Int32, images: Sequence[Image]) -> Float32:

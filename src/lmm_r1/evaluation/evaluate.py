@@ -20,15 +20,17 @@ from lmm_r1.config import Reward
 from lmm_r1.data.images import ImageStore
 from lmm_r1.data.stream import with_system
 from lmm_r1.envs.games import open_environment, player_of
+from lmm_r1.errors import EngineError
 from lmm_r1.evaluation.statistics import paired_difference, wilson
 from lmm_r1.evaluation.suites import suite
 from lmm_r1.rewards.format import reasons
 from lmm_r1.rewards.score import make_scorer
+from lmm_r1.rollout.judged import unjudged
 from lmm_r1.rollout.play import Sampling, turns_of
 from lmm_r1.rollout.scoring import play_and_score
 from lmm_r1.rollout.scripted import scripted
 from lmm_r1.seams import ModelAdapter, Put, RolloutEngine, Scorer
-from lmm_r1.types import Image, Problem, Score, Text, Turn
+from lmm_r1.types import FAILED_VERDICTS, Image, Problem, Score, Text, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class ItemResult:
     """What one item gave: shares are in [0, 1], `length` is in tokens, of a game those of all its replies.
 
     reply: the last one.  score: of a game, in its benchmark's unit; None for a question.  turns: replies.
+    unjudged: a verifier failed on the reply, so that its shares mean nothing; such items are counted apart.
     """
 
     problem_id: str
@@ -47,6 +50,7 @@ class ItemResult:
     length: int
     score: float | None = None
     turns: int = 1
+    unjudged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +65,21 @@ class SetResult:
     def summary(self) -> dict[str, Any]:
         """The fields of results.json: accuracy with its 95 % Wilson interval, and what lies behind it.
 
-        verdicts: how many replies got each reason code of the verifier, the most frequent first.
+        verdicts: how many replies got each reason code of the verifier, the most frequent first. n: items that were judged;
+        the `unjudged` ones are in no share.
         """
-        n = len(self.items)
-        right = sum(i.accuracy for i in self.items)
+        judged = [i for i in self.items if not i.unjudged]
+        n = len(judged)
+        right = sum(i.accuracy for i in judged)
         low, high = wilson(right, n)
-        formatted = [i for i in self.items if i.format == 1.0]
+        formatted = [i for i in judged if i.format == 1.0]
         return {
             "n": n,
+            "unjudged": len(self.items) - n,
             "accuracy": right / n,
             "low": low,
             "high": high,
-            "format_rate": float(np.mean([i.format for i in self.items])),
+            "format_rate": float(np.mean([i.format for i in judged])),
             "accuracy_given_format": float(np.mean([i.accuracy for i in formatted])) if formatted else 0.0,
             "reasoning_share": float(np.mean([i.reasons for i in self.items])),
             "mean_length": float(np.mean([i.length for i in self.items])),
@@ -95,8 +102,9 @@ class SetResult:
         """Accuracy with blank pictures, and what seeing adds (paired, with its 95 % interval); {} when it was not asked."""
         if not self.blind:
             return {}
-        seeing = [i.accuracy for i in self.items[: len(self.blind)]]
-        blind = [i.accuracy for i in self.blind]
+        seeing, blind = judged_pairs(self.items[: len(self.blind)], self.blind)
+        if not blind:
+            return {}
         mean, low, high = paired_difference(seeing, blind)
         return {
             "blind": {
@@ -136,11 +144,13 @@ def evaluate_set(
     seed: int,
     blind: int = 0,
     memory: Literal["suite", "full"] | tuple[int, int] = "suite",
+    max_unjudged: float = 0.05,
 ) -> SetResult:
     """Evaluate the weights that the engine holds on the first n items of a suite, one sample each.
 
     blind: so many of them are also answered with every picture blank (nothing for a set without pictures).
     memory: of games, "suite" = the one that the suite names, "full", or (pictures, actions) of a window.
+    max_unjudged: EngineError when verifiers failed on a larger share of the replies, or on all of them.
     """
     chosen = suite(name)
     problems = [with_system(p, system) for p in chosen.problems(images, n)]
@@ -151,7 +161,9 @@ def evaluate_set(
     def answers(asked: Sequence[Problem], put: Put) -> tuple[ItemResult, ...]:
         pairs = [(p, 0) for p in asked]
         episodes, scores = play_and_score(pairs, engine, adapter, open_environment(put), score, sampling, key)
-        return tuple(_result(p, s, turns_of(e)) for p, s, e in zip(asked, scores, episodes, strict=True))
+        found = tuple(_result(p, s, turns_of(e)) for p, s, e in zip(asked, scores, episodes, strict=True))
+        guard_unjudged_items(name, found, max_unjudged)
+        return found
 
     seen = answers(problems, images.put)
     blank = partial(_put_blank, images)
@@ -190,23 +202,44 @@ def _put_blank(images: ImageStore, pixels: NDArray[np.uint8]) -> Image:
 _GAMES_ONLY = make_scorer(Reward())
 
 
+def guard_unjudged_items(name: str, items: Sequence[ItemResult], allowed: float) -> None:
+    """EngineError, naming items and verdicts, when verifiers failed on more than this share of them, or on all."""
+    failed = [item for item in items if item.unjudged]
+    if failed and (len(failed) > allowed * len(items) or len(failed) == len(items)):
+        shown = "; ".join(f"problem {item.problem_id}: {item.verdict}" for item in failed[:5])
+        raise EngineError(
+            f"evaluation on {name}: {len(failed)} of {len(items)} replies could not be verified "
+            f"(guards.max_skipped_share = {allowed}): {shown}{'; ...' if len(failed) > 5 else ''}"
+        )
+
+
+def judged_pairs(left: Sequence[ItemResult], right: Sequence[ItemResult]) -> tuple[list[float], list[float]]:
+    """Accuracies of the same items in both, those left out on which a verifier failed in either."""
+    pairs = [(a, b) for a, b in zip(left, right, strict=True) if not (a.unjudged or b.unjudged)]
+    return [a.accuracy for a, _ in pairs], [b.accuracy for _, b in pairs]
+
+
 def _result(problem: Problem, scored: Score, turns: Sequence[Turn]) -> ItemResult:
-    """What one answered item gave."""
+    """What one answered item gave. verdict: the verifier's; where a verifier failed, how."""
+    failed = unjudged(problem, scored)
+    reason = next((v for v in scored.verdicts.values() if v in FAILED_VERDICTS), "") if failed else ""
     return ItemResult(
         problem_id=problem.id,
         reply=turns[-1].reply,
         accuracy=float(scored.parts["accuracy"]),
         format=float(scored.parts["format"]),
         reasons=float(np.mean([reasons(turn.reply) for turn in turns])),
-        verdict=scored.verdicts["accuracy"],
+        verdict=reason or scored.verdicts["accuracy"],
         length=sum(turn.end - turn.start for turn in turns),
         score=turns[-1].score if problem.is_game else None,
         turns=len(turns),
+        unjudged=failed,
     )
 
 
 def difference(a: str, b: str, results: Mapping[str, Mapping[str, SetResult]], name: str) -> dict[str, object]:
     """Paired difference of accuracy, arm a minus arm b, on one set; a field of results.json."""
     left, right = results[a][name], results[b][name]
-    mean, low, high = paired_difference([i.accuracy for i in left.items], [i.accuracy for i in right.items])
-    return {"a": a, "b": b, "set": name, "mean": mean, "low": low, "high": high, "n": len(left.items)}
+    pairs = judged_pairs(left.items, right.items)
+    mean, low, high = paired_difference(*pairs)
+    return {"a": a, "b": b, "set": name, "mean": mean, "low": low, "high": high, "n": len(pairs[0])}

@@ -66,6 +66,7 @@ class QwenVLAdapter:
         )
         self._table = normalisation_table(image_mean, image_std)
         vocabulary = tokenizer.get_vocab()
+        self.vocabulary = int(model_config.text_config.vocab_size)
         self.image_token_id = int(model_config.image_token_id)
         if vocabulary.get("<|image_pad|>") != self.image_token_id:
             raise CheckpointError(

@@ -60,7 +60,7 @@ def render(run: RunFolder) -> str:
         _head(title, str(raw.get("description", "")), raw, origin, metrics),
         _results(arms, results, colours),
         _differences(results.get("differences", []), colours),
-        _stages(recipe, colours),
+        _stages(recipe, colours, metrics),
         _curves(metrics, colours),
         *(
             _stage(name, metrics[name], StageFolder(run.path / name), colours[name], i == 0)
@@ -149,7 +149,7 @@ def _results(arms: Mapping[str, Mapping[str, Any]], results: Mapping[str, Any], 
             top = " top" if plots.number(cell, "accuracy") == best[name] else ""
             length = plots.number(cell, "mean_length")
             row += (
-                f'<td class="first{top}"><b>{_share(cell, "accuracy")}</b><small>{_share(cell, "low")[:-2]} – {_share(cell, "high")[:-2]}</small>{_score(cell)}</td>'
+                f'<td class="first{top}"><b>{_share(cell, "accuracy")}</b><small>{_share(cell, "low")[:-2]} – {_share(cell, "high")[:-2]}</small>{_score(cell)}{_unjudged(cell)}</td>'
                 f"<td>{_share(cell, 'format_rate')}</td><td>{_share(cell, 'accuracy_given_format')}</td><td>{_share(cell, 'reasoning_share')}</td>"
                 f"<td>{f'{length:.1f}' if math.isfinite(length) else '–'}</td>"
             )
@@ -174,6 +174,12 @@ def _score(cell: Mapping[str, Any]) -> str:
         return ""
     mean, low, high = (plots.number(score, key) for key in ("mean", "low", "high"))
     return f"<small>score {mean:.1f} [{low:.1f}, {high:.1f}]</small>"
+
+
+def _unjudged(cell: Mapping[str, Any]) -> str:
+    """How many replies a verifier failed on: they are in no figure beside it."""
+    count = plots.number(cell, "unjudged")
+    return f"<small>{count:.0f} unjudged</small>" if count > 0 else ""
 
 
 def in_words(difference: Mapping[str, Any]) -> str:
@@ -215,7 +221,17 @@ def _differences(differences: Sequence[Mapping[str, Any]], colours: Mapping[str,
     )
 
 
-def _stages(recipe: Recipe | None, colours: Mapping[str, str]) -> str:
+def _replies(stage: Stage, records: Sequence[Mapping[str, Any]]) -> str:
+    """Replies of a stage in all: as planned, and as sampled where its steps say so and it is another number."""
+    counts = [plots.number(r, "collect/replies") for r in records if plots.number(r, "step") > 0]
+    sampled = sum(n for n in counts if math.isfinite(n))
+    planned = f"{stage.episodes:,}"
+    return planned if sampled in (0, stage.episodes) else f"{planned} planned, {sampled:,.0f} sampled"
+
+
+def _stages(
+    recipe: Recipe | None, colours: Mapping[str, str], metrics: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> str:
     if recipe is None:
         return ""
     starts = {name: stage.start for name, stage in recipe.stage.items()}
@@ -227,7 +243,7 @@ def _stages(recipe: Recipe | None, colours: Mapping[str, str]) -> str:
         r, w = stage.rollout, stage.reward
         reward = f"{w.format:g} format + {w.accuracy:g} accuracy" + (", dealt at random" if w.shuffle else "")
         cells = (
-            stage.start, _mixture(stage), stage.steps, f"{r.prompts} × {r.siblings}", f"{stage.episodes:,}",
+            stage.start, _mixture(stage), stage.steps, f"{r.prompts} × {r.siblings}", _replies(stage, metrics[name]),
             stage.algorithm.name, f"{stage.update.lr:g}", reward,
         )  # fmt: skip
         label = f'<th scope="row"><i style="background:{colours.get(name, plots.GREY)}"></i>{safe(name)}</th>'

@@ -1,4 +1,4 @@
-"""problems -> scored Groups: what a step of training learns from, with counts of what was discarded.
+"""problems -> scored Groups: what a step of training learns from, with figures of all that was sampled.
 
 A prompt over the limit is dropped whole and counted (image tokens are never truncated). With a `keep`
 rule (dynamic sampling), rounds go on until the step is full or `max_rounds` is reached.
@@ -7,14 +7,15 @@ rule (dynamic sampling), rounds go on until the step is full or `max_rounds` is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from lmm_r1.config import RolloutConfig
 from lmm_r1.errors import DataError
+from lmm_r1.rollout.judged import Sorting, judged, unjudged
 from lmm_r1.rollout.play import Sampling, seed_of, turns_of
-from lmm_r1.rollout.scoring import failures, play_and_score
+from lmm_r1.rollout.scoring import play_and_score
 from lmm_r1.seams import MakeEnvironment, ModelAdapter, RolloutEngine, Scorer
 from lmm_r1.types import Encoded, Failure, Group, Problem, Score
 
@@ -28,11 +29,17 @@ GREEDY_TOP_P = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """The groups of one step, and {metric name: value} of what happened on the way."""
+    """The groups of one step, and {metric name: value} of all that was sampled, also of what is not learned from.
+
+    solved: row id -> whether a reply had an accuracy above 0, by the verifier, whatever was paid. unjudged: a line for each
+    reply on which a verifier failed; failures: what it said, part by part.
+    """
 
     groups: tuple[Group, ...]
     counts: Mapping[str, float]
-    failures: tuple[Failure, ...] = ()  # of all replies, those of discarded groups included
+    solved: Mapping[str, bool] = field(default_factory=dict)
+    unjudged: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
 
 
 def collect(
@@ -48,20 +55,20 @@ def collect(
     keep: Callable[[Group], bool] | None = None,
     greedy: bool = False,
     shuffle: bool = False,
+    least: int = 1,
 ) -> Collected:
     """Sample `config.siblings` replies to each of `config.prompts` problems and score them.
 
     take(n): the next n problems of the stream.  shuffle: deal the scores of the step to its replies at
     random (the control arm that must learn nothing). greedy: also sample the likeliest reply to each problem, for its
-    reward alone. Raises DataError when prompts never fit.
+    reward alone. least: a group of fewer judged replies is dropped. Raises DataError when prompts never fit.
     """
     sampling = sampling_of(config, max_context)
-    groups: list[Group] = []
-    failed: list[Failure] = []
-    dropped = discarded = rounds = 0
+    sorting = Sorting(keep, least, greedy)
+    dropped = rounds = 0
     max_rounds = config.max_rounds or (1 if keep is None else ROUNDS_WHEN_FILTERED)
-    while len(groups) < config.prompts and rounds < max_rounds:
-        wanted = config.prompts - len(groups)
+    while len(sorting.groups) < config.prompts and rounds < max_rounds:
+        wanted = config.prompts - len(sorting.groups)
         problems, encoded, too_long = fitting(take, adapter, wanted, config.max_prompt_tokens)
         dropped += too_long
         episodes = [(p, sibling) for p in problems for sibling in range(config.siblings)]
@@ -71,21 +78,12 @@ def collect(
         best = _greedy(problems, engine, adapter, make, score, sampling, (*seed, rounds), encoded) if greedy else {}
         for at, problem in enumerate(problems):
             own = slice(at * config.siblings, (at + 1) * config.siblings)
-            group = Group(problem, tuple(played[own]), tuple(scored[own]), best.get(problem.id))
-            failed += failures(problem, group.episodes, group.scores)
-            if keep is None or keep(group):
-                groups.append(group)
-            else:
-                discarded += 1
+            sorting.add(Group(problem, tuple(played[own]), tuple(scored[own]), best.get(problem.id)))
         rounds += 1
-    if shuffle:
-        groups = shuffled(groups, seed_of(*seed, "shuffle"))
-    counts = {
-        "collect/dropped_long": float(dropped),
-        "collect/discarded": float(discarded),
-        "collect/rounds": float(rounds),
-    }
-    return Collected(tuple(groups), counts, tuple(failed))
+    groups = shuffled(sorting.groups, seed_of(*seed, "shuffle")) if shuffle else sorting.groups
+    counts = {"collect/dropped_long": float(dropped), "collect/rounds": float(rounds), **sorting.counts()}
+    counts |= describe([*groups, *sorting.rest])
+    return Collected(tuple(groups), counts, sorting.solved(), tuple(sorting.unjudged), tuple(sorting.failures))
 
 
 def _greedy(
@@ -98,11 +96,11 @@ def _greedy(
     seed: Sequence[object],
     encoded: dict[str, Encoded],
 ) -> dict[str, float]:
-    """The reward of the likeliest reply to each problem, by problem id."""
+    """The reward of the likeliest reply to each problem, by problem id; not of one that a verifier failed to judge."""
     likeliest = replace(sampling, top_p=GREEDY_TOP_P)
     episodes = [(p, 0) for p in problems]
     _, scores = play_and_score(episodes, engine, adapter, make, score, likeliest, (*seed, "greedy"), encoded)
-    return {p.id: found.reward for p, found in zip(problems, scores, strict=True)}
+    return {p.id: found.reward for p, found in zip(problems, scores, strict=True) if not unjudged(p, found)}
 
 
 def sampling_of(config: RolloutConfig, max_context: int) -> Sampling:
@@ -155,22 +153,25 @@ def shuffled(groups: Sequence[Group], seed: int) -> list[Group]:
 
 
 def describe(groups: Sequence[Group]) -> dict[str, float]:
-    """Metrics of what was sampled: reward and its parts, lengths in tokens, shares.
+    """Metrics of what was sampled: reward and its parts, lengths in tokens, shares; {} of nothing.
 
     Parts and verdicts are those of the replies themselves. Where rewards were shuffled their means are also what was paid,
-    since the scores of a step are dealt within it.
-    length: of a reply. A part is averaged over the episodes that have it: games and questions may meet in one step.
+    since the scores of a step are dealt within it. Rewards are those of the replies that were judged; without any there are
+    none. length: of a reply. A part is averaged over the episodes that have it: games and questions may meet in one step.
     turns/mean stands where an episode had more than one.
     """
-    scores = [s for g in groups for s in g.scores]
+    if not groups:
+        return {}
+    everything = [s for g in groups for s in g.scores]
+    by_group = [judged(g) for g in groups]
+    scores = [s for mine in by_group for s in mine]
     episodes = [episode for g in groups for episode in g.episodes]
     lengths = np.array([t.end - t.start for e in episodes for t in turns_of(e)], np.float64)
     turns = np.array([len(turns_of(e)) for e in episodes], np.float64)
-    equal = [
-        len({s.reward for s in g.scores}) == 1 for g in groups if len(g.scores) > 1
-    ]  # one alone is compared with none
-    metrics = {
-        "reward/mean": float(np.mean([s.reward for s in scores])),
+    # One alone is compared with none.
+    equal = [len({s.reward for s in mine}) == 1 for mine in by_group if len(mine) > 1]
+    metrics = {"reward/mean": float(np.mean([s.reward for s in scores]))} if scores else {}
+    metrics |= {
         "length/mean": float(lengths.mean()),
         "length/max": float(lengths.max()),
         "truncated_share": float(np.mean([e[-1].stop != "eos" for e in episodes])),
@@ -181,7 +182,7 @@ def describe(groups: Sequence[Group]) -> dict[str, float]:
     if turns.max() > 1:
         metrics["turns/mean"] = float(turns.mean())
     reasons: dict[str, int] = {}
-    for s in scores:
+    for s in everything:
         reason = s.verdicts.get("accuracy", "none")
         reasons[reason] = reasons.get(reason, 0) + 1
-    return metrics | {f"verdict/{k}": v / len(scores) for k, v in sorted(reasons.items())}
+    return metrics | {f"verdict/{k}": v / len(everything) for k, v in sorted(reasons.items())}

@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import get_args
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from lmm_r1.rollout.memory import windowed
 from lmm_r1.seams import Environment, MakeEnvironment, ModelAdapter, RolloutEngine, Step
 from lmm_r1.types import Encoded, Image, Message, Problem, Reply, Request, Rollout, Stop, Text, Turn
 
+#: Log-probs are at most 0, up to the rounding of an engine's arithmetic.
+LOGPROB_ROUNDING = 1e-2
 #: An episode: one rollout, or the chain of its segments.
 Episode = tuple[Rollout, ...]
 
@@ -217,7 +220,8 @@ def play(
 
     seed: what each reply's seed derives from, besides problem, sibling and turn. encoded: prompts that
     are known already, by problem id. watch(environment, turn) is called after each turn of any episode, finished(index, episode) when
-    one has ended, while others are still played. Raises EngineError when the engine ran other ids than asked.
+    one has ended, while others are still played. Raises EngineError when the engine ran other ids than asked, or for a reply that
+    `check_reply` refuses.
     """
     prompts = dict(encoded or {})
     played: list[LiveEpisode] = []
@@ -230,24 +234,54 @@ def play(
             closing.callback(episode.env.close)
         # Nobody would read what is open when this is left early, and an engine with open requests takes no new weights.
         closing.push(lambda kind, *_: engine.cancel(range(len(played))) if kind is not None else None)
-        engine.submit([_request(index, episode, sampling, seed) for index, episode in enumerate(played)])
+        waiting = {index: _request(index, episode, sampling, seed) for index, episode in enumerate(played)}
+        engine.submit(list(waiting.values()))
         for reply in engine.finished():
+            check_reply(reply, waiting.pop(reply.id, None), adapter)
             wanted = played[reply.id].answer(reply)
             if watch is not None:
                 watch(played[reply.id].env, played[reply.id].last_turn)
             if wanted:
-                engine.submit([_request(reply.id, played[reply.id], sampling, seed)])
+                waiting[reply.id] = _request(reply.id, played[reply.id], sampling, seed)
+                engine.submit([waiting[reply.id]])
             else:
                 played[reply.id].env.close()
                 ended[reply.id] = played[reply.id].rollouts(reply.id)
                 if finished is not None:
                     finished(reply.id, ended[reply.id])
-    missing = [e.problem.id for index, e in enumerate(played) if index not in ended]
-    if missing:
-        raise EngineError(
-            f"the engine returned no reply for {len(missing)} episodes, the first of problem {missing[0]}"
-        )
+    if waiting:  # of an episode's later turns as well
+        first = played[min(waiting)].problem.id
+        raise EngineError(f"the engine returned no reply for {len(waiting)} episodes, the first of problem {first}")
     return [ended[index] for index in range(len(played))]
+
+
+def check_reply(reply: Reply, request: Request | None, adapter: ModelAdapter) -> None:
+    """EngineError, one line, when a reply is none to this request: what an engine says is learned from as it stands.
+
+    request: the one that waits under the reply's id; None when there is none (unknown, or answered before).
+    """
+    if request is None:
+        raise EngineError(f"the engine returned a reply with id {reply.id!r}, for which no request waits")
+    ids, logprobs = np.asarray(reply.token_ids), np.asarray(reply.logprobs)
+    what = ""
+    if ids.ndim != 1 or not (np.issubdtype(ids.dtype, np.integer) or ids.size == 0):
+        what = f"token ids of type {ids.dtype} and shape {ids.shape}"
+    elif logprobs.shape != ids.shape or not (np.issubdtype(logprobs.dtype, np.floating) or ids.size == 0):
+        what = f"{ids.size} tokens with log-probs of type {logprobs.dtype} and shape {logprobs.shape}"
+    elif ids.size > request.max_new_tokens:
+        what = f"{ids.size} tokens where {request.max_new_tokens} were asked for"
+    elif ids.size and not (ids.min() >= 0 and ids.max() < adapter.vocabulary):
+        what = f"token ids from {ids.min()} to {ids.max()} of a vocabulary of {adapter.vocabulary}"
+    elif np.isin(ids, adapter.banned_ids).any():
+        what = f"token {ids[np.isin(ids, adapter.banned_ids)][0]}, which must never be sampled"
+    elif not np.isfinite(logprobs).all():
+        what = f"a log-prob of {logprobs[~np.isfinite(logprobs)][0]}"
+    elif ids.size and logprobs.max() > LOGPROB_ROUNDING:
+        what = f"a log-prob of {logprobs.max():.3g}, above 0"
+    elif reply.stop not in get_args(Stop):
+        what = f"the unknown stop {reply.stop!r}"
+    if what:
+        raise EngineError(f"the engine's reply {reply.id} (version {reply.version!r}) is malformed: it has {what}")
 
 
 def turn_of(reply: str, step: Step, start: int = 0, end: int = 0, opening: str = "") -> Turn:

@@ -16,7 +16,7 @@ import numpy as np
 from lmm_r1.config import RolloutConfig
 from lmm_r1.errors import DataError, Fault
 from lmm_r1.rewards.format import opening_of
-from lmm_r1.rollout.collect import Collected, fitting, sampling_of
+from lmm_r1.rollout.collect import Collected, describe, fitting, sampling_of
 from lmm_r1.rollout.play import Episode, LiveEpisode, Sampling, turns_of
 from lmm_r1.seams import MakeEnvironment, ModelAdapter, Player
 from lmm_r1.types import Encoded, Group, Int32, Message, Problem, Reply, Rollout, Score, Text, Turn
@@ -60,6 +60,8 @@ def supervise(
                 continue
             groups.append(Group(problem, (made,), (Score(1.0, {}, {}),)))
     counts = {"collect/dropped_long": float(dropped), "collect/discarded": float(failed), "collect/rounds": 1.0}
+    counts["collect/imitated"] = float(len(groups))
+    counts |= {name: value for name, value in describe(groups).items() if not name.startswith("reward/")}
     return Collected(tuple(groups), counts)
 
 

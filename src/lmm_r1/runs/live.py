@@ -59,6 +59,7 @@ class _Seen:
     history: dict[str, list[float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     sample: str = ""
+    left_out: list[str] = field(default_factory=list)
     results: list[tuple[str, str, Mapping[str, Any]]] = field(default_factory=list)
 
 
@@ -106,6 +107,7 @@ class LiveView:
         seen = self._seen
         seen.step = step
         seen.sample = sample_text or seen.sample
+        seen.left_out = _left_out(metrics)
         for name, value in metrics.items():
             if isinstance(value, str):
                 continue
@@ -131,7 +133,7 @@ class LiveView:
             if value is not None:
                 parts.append(f"{label} {float(value):.3g}")
         seconds = sum(float(v) for k, v in metrics.items() if k.startswith("seconds/"))
-        return "  ".join([*parts, f"{seconds:.1f}s"])
+        return "  ".join([*parts, *_left_out(metrics), f"{seconds:.1f}s"])
 
     def _print(self, text: Text) -> None:
         self._console.print(text, soft_wrap=True, highlight=False)
@@ -144,6 +146,8 @@ class LiveView:
         """What is shown now."""
         width = max(40, min(self._console.width, 120))
         parts: list[Any] = [self._head(width), self._curves(width - 34), self._phases(width - 4)]
+        if self._seen.left_out:
+            parts.append(Text("  ".join(self._seen.left_out), style="yellow"))
         if self._seen.sample:
             lines = sanitise(self._seen.sample[-4000:]).splitlines()[-8:]
             body = Text("\n".join(one_line(line, width - 4) for line in lines), no_wrap=True)
@@ -204,10 +208,21 @@ class LiveView:
         return table
 
 
+def _left_out(metrics: Mapping[str, float | str]) -> list[str]:
+    """What was sampled in a step and not learned from; [] when nothing was."""
+
+    def count(name: str) -> int:
+        return int(float(metrics.get(f"collect/{name}", 0.0)))
+
+    said = [f"discarded {count('discarded')} of {count('groups')} groups"] if count("discarded") else []
+    return said + ([f"unjudged {count('unjudged')} of {count('replies')} replies"] if count("unjudged") else [])
+
+
 def _accuracy(result: Mapping[str, Any]) -> str:
-    """46.2 % [41.8, 50.6] from a cell of results.json."""
+    """46.2 % [41.8, 50.6] from a cell of results.json, and how many replies were not judged."""
     accuracy, low, high = (100 * float(result[key]) for key in ("accuracy", "low", "high"))
-    return f"{accuracy:.1f} % [{low:.1f}, {high:.1f}]"
+    unjudged = f" ({result['unjudged']} unjudged)" if result.get("unjudged") else ""
+    return f"{accuracy:.1f} % [{low:.1f}, {high:.1f}]{unjudged}"
 
 
 def _clock(seconds: float) -> str:

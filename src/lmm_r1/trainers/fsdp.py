@@ -272,8 +272,8 @@ class FsdpTrainer(LocalTrainer):
             for at, batch in enumerate(batches)
         ]
 
-    def _guard(self, counts: Counts) -> None:
-        agree(self._mesh, lambda: super(FsdpTrainer, self)._guard(counts))
+    def _guard(self, counts: Counts, bounds: Mapping[str, float]) -> None:
+        agree(self._mesh, lambda: super(FsdpTrainer, self)._guard(counts, bounds))
 
     def _empty(self) -> Batch:
         """A batch that trains no token; of a shared row, two columns as well."""

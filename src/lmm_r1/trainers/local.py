@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -131,16 +132,24 @@ class LocalTrainer:
                     said["ref"] = self._frozen(self.model, batch)
         return said
 
-    def update(self, samples: Sequence[Sample], algorithm: Algorithm, lr: float | None = None) -> dict[str, float]:
-        """One optimiser step over all samples; its metrics. `lr` None = the schedule's.
+    def update(
+        self,
+        samples: Sequence[Sample],
+        algorithm: Algorithm,
+        lr: float | None = None,
+        *,
+        bounds: Mapping[str, float] = MappingProxyType({}),
+    ) -> dict[str, float]:
+        """One optimiser step over all samples; its metrics. `lr` None = the schedule's. bounds: see seams.Trainer.
 
         Loss = sum over trainable tokens of weight * (policy loss + kl_coef * KL - entropy_coef * entropy); a critic's is
         the token mean of its value loss. NumericError, naming the step and leaving all weights as they were, when a
-        log-prob, a loss or a gradient is not finite. ValueError when no token is trainable.
+        log-prob, a loss or a gradient is not finite, or a bound is broken. ValueError when no token is trainable.
         """
         if not any(s.rollout.trainable.any() for s in samples):
             raise ValueError("an optimiser step needs at least one trainable token")
-        return metrics_of([self.step(samples, algorithm, algorithm.token_weights(samples), token_mean(samples), lr)])
+        weights, value_weights = algorithm.token_weights(samples), token_mean(samples)
+        return metrics_of([self.step(samples, algorithm, weights, value_weights, lr, bounds)])
 
     def step(
         self,
@@ -149,15 +158,19 @@ class LocalTrainer:
         weights: Sequence[Float32],
         value_weights: Sequence[Float32],
         lr: float | None = None,
+        bounds: Mapping[str, float] = MappingProxyType({}),
     ) -> Counts:
-        """`update` with the weights of `accumulate`, for a rank's share of the samples; what that share came to."""
+        """`update` with the weights of `accumulate`, for a rank's share of the samples; what that share came to.
+
+        bounds hold for every share by itself.
+        """
         lr = lr_at(self.updates, self._total, self._update) if lr is None else lr
         self._mode(self._checkpointing)
         self._drop()
         try:
             tally = self.accumulate(samples, algorithm, weights, value_weights)
             counts = tally.counts()
-            self._guard(counts)
+            self._guard(counts, bounds)
             norms = self._step(lr)
         finally:
             self._drop()
@@ -320,11 +333,17 @@ class LocalTrainer:
         if critic is not None and critic.trunk is not None:  # after it: one graph is held at a time
             self._inside(critic, lambda: value_pass(None)).backward()
 
-    def _guard(self, counts: Counts) -> None:
+    def _guard(self, counts: Counts, bounds: Mapping[str, float]) -> None:
+        """NumericError when a number is not finite, or beyond its bound."""
         seen = {**counts.totals, **counts.sums, **counts.maxima}
         for name in _GUARDED:
             if not np.isfinite(seen.get(name, 0.0)):
                 raise NumericError(f"{self._here}: {name} is {seen[name]}; the weights are unchanged")
+        seen = {**counts.maxima, **{name: value / max(counts.tokens, 1) for name, value in counts.sums.items()}}
+        for name, largest in bounds.items() if counts.tokens else ():
+            if not seen[name] <= largest:
+                said = f"{name} is {seen[name]:.3g}, and at most {largest:g} is allowed"
+                raise NumericError(f"{self._here}: {said}; the weights are unchanged")
 
     @property
     def _here(self) -> str:
