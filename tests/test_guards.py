@@ -100,7 +100,8 @@ def test_discarded_groups_count_in_every_figure(tmp_path: Path) -> None:
     real = RuleScorer.__call__
 
     def score(scorer: RuleScorer, *asked: Any) -> Score:
-        seen.append(real(scorer, *asked).parts["accuracy"])
+        if asked[0].id != "check":  # the one that tries the verifier before the run
+            seen.append(real(scorer, *asked).parts["accuracy"])
         return real(scorer, *asked)
 
     with pytest.MonkeyPatch.context() as patched:

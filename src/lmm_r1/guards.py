@@ -31,7 +31,7 @@ MOVED_BOUND = 10.0
 #: bit-equal; a device may choose another kernel.
 START_BOUNDS = {"float32": 1e-6, "bfloat16": 0.05}
 #: A stop for failed verdicts names so many of them.
-SHOWN = 5
+SHOWN = 2
 
 
 class Guarded(Protocol):
