@@ -33,6 +33,7 @@ from lmm_r1.errors import DataError, Fault, RecipeError
 from lmm_r1.recipes import system_prompt
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.rewards.score import make_scorer
+from lmm_r1.rollout.collect import as_seen
 from lmm_r1.rollout.play import Sampling, play
 from lmm_r1.runs.jsonl import append_line, read_lines, repair
 from lmm_r1.seams import ModelAdapter, RolloutEngine, Scorer
@@ -154,6 +155,7 @@ def _sampled(
     """What the line of each problem says, without its names and the settings."""
     samples, limit = int(settings["samples"]), int(settings["max_prompt_tokens"])
     encoded: dict[str, Encoded] = {p.id: adapter.encode(p.messages) for p in problems}
+    problems = [as_seen(p, encoded[p.id]) for p in problems]
     fits = [p for p in problems if len(encoded[p.id].token_ids) <= limit]
     sampling = Sampling(
         int(settings["max_new_tokens"]),

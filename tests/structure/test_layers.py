@@ -8,7 +8,7 @@ from tests.structure.source import MODULES, Source, reachable
 
 LAYERS = {
     0: {"types", "config", "errors"},
-    1: {"seams", "drawing"},
+    1: {"seams", "drawing", "places"},
     2: {"algorithms", "rewards", "envs", "models", "data", "runs"},
     3: {"rollout", "trainers"},
     4: {"evaluation", "distributed"},
@@ -39,6 +39,7 @@ NO_TORCH = (
     "errors",
     "seams",
     "drawing",
+    "places",
     "rewards",
     "envs",
     "reports",

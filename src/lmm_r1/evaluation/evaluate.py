@@ -24,6 +24,7 @@ from lmm_r1.evaluation.statistics import paired_difference, wilson
 from lmm_r1.evaluation.suites import suite
 from lmm_r1.rewards.format import reasons
 from lmm_r1.rewards.score import make_scorer
+from lmm_r1.rollout.collect import as_seen
 from lmm_r1.rollout.play import Sampling, play, turns_of
 from lmm_r1.rollout.scripted import scripted
 from lmm_r1.seams import ModelAdapter, Put, RolloutEngine, Scorer
@@ -148,7 +149,9 @@ def evaluate_set(
     sampling = replace(sampling, window=chosen.window if memory == "suite" else None if memory == "full" else memory)
 
     def answers(asked: Sequence[Problem], put: Put) -> tuple[ItemResult, ...]:
-        episodes = play([(p, 0) for p in asked], engine, adapter, open_environment(put), sampling, key)
+        prompts = {p.id: adapter.encode(p.messages) for p in asked}
+        asked = [as_seen(p, prompts[p.id]) for p in asked]
+        episodes = play([(p, 0) for p in asked], engine, adapter, open_environment(put), sampling, key, prompts)
         return tuple(
             _result(p, score(p, turns_of(e), e[-1].stop), turns_of(e)) for p, e in zip(asked, episodes, strict=True)
         )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 
 from lmm_r1.data.raw.fields import Put, fault, pictures, place, unboxed, with_options
-from lmm_r1.data.raw.published import CHARTS, MATHV360K_SOURCES, NUMBER, WORDS, domain_of
+from lmm_r1.data.raw.published import CHARTS, MATHV360K_SOURCES, NUMBER, domain_of, is_words
 from lmm_r1.data.raw.rows import Row
 from lmm_r1.types import Message, Problem
 
@@ -49,7 +49,7 @@ def mathv360k(row: Row, number: int, put: Put) -> Problem:
     if options:
         gold = _letter(gold, options)
         question = with_options(question, options)
-    verifier = "choice" if options else "text" if WORDS.fullmatch(gold) else "math"
+    verifier = "choice" if options else "text" if is_words(gold) else "math"
     if verifier == "math" and source in CHARTS and NUMBER.fullmatch(gold):
         verifier = "numeric"
     return Problem(

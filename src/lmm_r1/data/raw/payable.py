@@ -1,0 +1,49 @@
+"""Can a reply be paid for this gold? Asked of the verifier itself, by way of whole replies.
+
+Two questions. Does it pay a reply that answers with the gold? And does it read the gold as a value of its kind: equal
+text alone is not enough, since a gold that it does not understand ("He sells 4*5=20") pays nobody but a reply that
+copies it word for word. The second one is asked by giving the gold as the answer to another problem: what is read is
+"wrong" there, what is not is "unparsable_answer".
+Left out: what a verifier is (rewards/, passed in), and golds that pay too much (preparing/golds.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from lmm_r1.seams import Verifier
+from lmm_r1.types import Problem
+
+#: rewards.VERIFIERS, passed in: data may not import rewards.
+Verifiers = Mapping[str, Verifier]
+
+#: What a verifier might raise on a gold that no one foresaw: the gold is bad, the run goes on.
+_FAILS = (ArithmeticError, ValueError, TypeError, LookupError, AttributeError, RecursionError, MemoryError)
+#: A plain gold of each kind whose verifier tells what it reads from what it does not.
+_PLAIN = {"math": "7", "numeric": "7", "choice": "A", "boxes": "[0, 0, 7, 9]"}
+_UNREAD = ("unparsable_answer", "no_answer")
+
+
+def reply_of(answer: str) -> str:
+    """A reply that is the answer and nothing else."""
+    return f"<answer>{answer}</answer>"
+
+
+def accepts(verifier: Verifier, problem: Problem, answer: str) -> bool:
+    """Whether the verifier pays a reply that is `answer` and nothing else."""
+    try:
+        return verifier(problem, reply_of(answer)).value == 1.0
+    except _FAILS:
+        return False
+
+
+def is_read(verifier: Verifier, problem: Problem) -> bool:
+    """Whether the verifier reads the gold of a problem as a value of its kind."""
+    plain = _PLAIN.get(problem.verifier)
+    if plain is None:
+        return True
+    try:
+        return verifier(replace(problem, answer=plain), reply_of(problem.answer)).reason not in _UNREAD
+    except _FAILS:
+        return False
