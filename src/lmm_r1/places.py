@@ -146,7 +146,7 @@ def _scaled(problem: Problem, gold: Numbers, old: tuple[int, int], new: tuple[in
     if len(gold) == 2:
         reach = radii(problem.meta) or (0.0, 0.0)
         if "radius" in meta:
-            meta["radius"] = [r * n / o for r, n, o in zip(reach, new, old, strict=True)]
+            meta["radius"] = [round(r * n / o, 6) for r, n, o in zip(reach, new, old, strict=True)]
         if not any(reach):  # a pixel, which an answer must name to the digit: the one that is nearest
             moved = tuple(float(round(value)) for value in moved)
     return replace(problem, answer=_written(moved), meta=meta)

@@ -40,6 +40,11 @@ def fault(field: str, message: str) -> DataError:
     return DataError(Fault(message, field=field))
 
 
+def named(row: Row, *names: str) -> str:
+    """The first of several names of a field that the row has; the first one when it has none."""
+    return next((name for name in names if row.get(name) is not None), names[0])
+
+
 def string(row: Row, name: str, default: str | None = None) -> str:
     """A field that holds text."""
     value = row.get(name)
@@ -286,8 +291,14 @@ def _inline(spaces: str) -> str:
 
 
 def pictures(row: Row, name: str, put: Put) -> list[Image]:
-    """The pictures of a field: null, one or a list of paths, bytes, or {"bytes": ..., "path": ...} as the hub stores."""
+    """The pictures of a field: null, one or a list of paths (in a CSV cell a JSON list), bytes, or {"bytes": ..., "path":
+    ...} as the hub stores."""
     value = row.get(name)
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise fault(name, "must be null, a path or a list of paths, written as JSON") from None
     items = [] if value is None else value if isinstance(value, list) else [value]
     return [put_one(_picture(item, name), put, name) for item in items]
 

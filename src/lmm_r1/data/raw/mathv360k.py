@@ -34,7 +34,9 @@ def mathv360k(row: Row, number: int, put: Put) -> Problem:
     marks = asked.count("<image>")
     if marks and marks != len(images):
         raise fault("conversations[0].value", f"holds {marks} <image> markers for {len(images)} pictures")
-    stem, _, block = asked.replace("<image>", "").partition("\nChoices:")
+    if marks == 1:  # in front it only says that there is a picture; inside of a sentence it stays where it is
+        asked = asked.strip().removeprefix("<image>")
+    stem, _, block = asked.partition("\nChoices:")
     stem = stem.strip()
     if stem.startswith("Hint:"):
         stem = stem.partition("\n")[2].strip()

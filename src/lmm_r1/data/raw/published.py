@@ -33,6 +33,7 @@ from lmm_r1.data.raw.fields import (
     filled,
     identity,
     kept,
+    named,
     options_in,
     pictures,
     place,
@@ -131,14 +132,14 @@ def solution_of(text: object) -> dict[str, Any]:
 
 
 def unified(row: Row, number: int, put: Put) -> Problem:
-    """{id, source, question, choices, answer, image}: any data set under one set of names."""
-    options = choices(row)
+    """{id, source, question, choices or options, answer, image or images}: any data set under one set of names."""
+    options = choices(row, named(row, "choices", "options"))
     gold, working = worked(row)
     if options and gold.isdecimal() and int(gold) <= len(options) and gold not in options:
         what = f"{gold} is none of the {len(options)} options: a position may count from 0 or from 1"
         raise DataError(Fault(what, field="answer", remedy="give the option's letter, or its text"))
     question = filled(row, "question")
-    images = pictures(row, "image", put)
+    images = pictures(row, named(row, "image", "images"), put)
     source = string(row, "source", "")
     geometric = any(word in source.casefold() for word in ("geo", "unigeo"))
     return Problem(
@@ -304,11 +305,11 @@ def openai(row: Row, number: int, put: Put) -> Problem:
     source = string(row, "source", "") or string(row, "datasource", "") or "openai"
     verifier, options = judged(gold, text)
     try:
-        named = _named("openai", number, json.dumps(turns))
+        made = _named("openai", number, json.dumps(turns))
     except (TypeError, ValueError, RecursionError):
         raise fault("messages", "hold something other than text, numbers and lists") from None
     return Problem(
-        id=named if row.get("id") in (None, "") else identity(row, number),
+        id=made if row.get("id") in (None, "") else identity(row, number),
         messages=messages,
         answer=gold,
         verifier=verifier,

@@ -142,7 +142,7 @@ def _file_rows(path: Path) -> Rows:
 def is_wrapped(path: Path) -> bool:
     """Whether the file is one object that holds the rows under a name of WRAPPERS.
 
-    DataError when it is one object over several lines without them: each of its lines would be a bad row.
+    DataError when it is one object that holds no rows under such a name: each of its lines would be a bad row.
     """
     with encodings.opened(path) as file:
         if not file.peek(4096).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
@@ -150,15 +150,19 @@ def is_wrapped(path: Path) -> bool:
         first = file.readline(MAX_LINE + 1)
         while first and not first.strip():
             first = file.readline(MAX_LINE + 1)
-        alone = isinstance(_row(first.removeprefix(codecs.BOM_UTF8), path, 1), Mapping)
+        row = _row(first.removeprefix(codecs.BOM_UTF8), path, 1)
+        alone = isinstance(row, Mapping)
         if alone and any(line.strip() for line in iter(lambda: file.readline(_CHUNK), b"")):
             return False  # lines
     with encodings.opened(path) as file:
         keys, found, whole = _Array(file, path).enter()
-    if whole and not found and not alone:
+    inside = isinstance(row, Mapping) and any(
+        isinstance(v, list) and v and isinstance(v[0], dict) for v in row.values()
+    )
+    if whole and not found and (inside or not alone) and not (alone and _OF_ROWS.intersection(keys)):
         shown = ", ".join(repr(key)[:40] for key in keys[:6])
         remedy = f"rows are read from a list under {' or '.join(map(repr, WRAPPERS))}, one array, or one object a line"
-        raise DataError(Fault(f"is one object over several lines, with {shown}", file=str(path), remedy=remedy))
+        raise DataError(Fault(f"is one object, not rows; it holds {shown}", file=str(path), remedy=remedy))
     return found
 
 
