@@ -29,7 +29,7 @@ def rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | Fault]]:
     with encodings.opened(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
         first = text.readline(_LONGEST)
-        said = first.strip().removeprefix("sep=") if first.startswith("sep=") else ""
+        said = first.rstrip("\r\n").removeprefix("sep=") if first.startswith("sep=") else ""
         skipped = int(said in SEPARATORS)
         if skipped:
             first = text.readline(_LONGEST)
