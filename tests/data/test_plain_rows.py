@@ -171,6 +171,8 @@ def test_rows_of_a_table_are_numbered_as_an_editor_does(tmp_path: Path, separato
     [
         ("x.csv", "question|answer\n1+1?|2\n", "is the separator '|'?"),
         ("x.csv", "question:answer\n1+1?:2\n", "is the separator ':'?"),
+        ("x.csv", '{"question": "1+1?", "answer": 2}\n', "holds no columns but JSON"),
+        ("x.xlsx", b"PK\x03\x04", "is a spreadsheet"),
         ("x.parquet", "question,answer\n1+1?,2\n", "is no parquet file: it begins with 'question,answer'"),
         ("x.arrow", '{"a": 1}\n', "is no arrow file: it begins with"),
         ("x.jsonl", '{"question": "ä"}\n'.encode("utf-32"), "UTF-32"),

@@ -230,6 +230,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert run(["prepare", "rows", "--input", str(path), "--prefix", "nonsense", "--out", str(out)]) == 2
     assert run(["prepare", "rows", "--input", str(tmp_path / "none.jsonl"), "--out", str(tmp_path / "o2")]) == 3
     assert not (tmp_path / "o2").exists()
+    assert "nonsense" in capsys.readouterr().err
 
 
 BAD: Sequence[dict[str, Any] | str] = (
@@ -302,4 +303,3 @@ def test_nothing_kept_is_a_failure_that_says_why(
     said = capsys.readouterr()
     assert code == 3 and "none of its 2 rows can be used" in said.err and "raw.jsonl:1 [" in said.err
     assert not (tmp_path / "out").exists()
-    assert "nonsense" in capsys.readouterr().err

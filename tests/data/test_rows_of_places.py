@@ -14,7 +14,7 @@ from PIL import Image as Pil
 from lmm_r1.data.images import ImageStore
 from lmm_r1.data.preparing.budget import Budget
 from lmm_r1.data.preparing.prepare import Options, prepare
-from lmm_r1.data.raw.sources import read_problems
+from lmm_r1.data.raw.sources import SOURCES, read_problems
 from lmm_r1.rewards import VERIFIERS
 
 
@@ -91,3 +91,35 @@ def test_preparing_scales_the_golds_of_pictures_that_it_shrinks(tmp_path: Path, 
     assert numbers(point.answer) == pytest.approx([wide.width / 2, wide.height / 2], abs=1e-3)
     assert point.meta["radius"] == pytest.approx([30 * wide.width / 1200, 30 * wide.height / 500], abs=1e-3)
     assert (share.answer, small.answer) == ("[0.25, 0.25, 0.5, 0.5]", "[10, 10, 30, 30]")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "Where is it?", "answer": "[20, 10, 40, 30]", "verifier": "boxes"},
+        {"question": "Where is it?", "answer": [20, 10, 40, 30], "verifier": "boxes", "meta": {"iou": 0.7}},
+        {"question": "Give the bounding box of the square.", "answer": "(20, 10), (40, 30)"},
+        {"question": "Its bbox, please.", "answer": [20, 10, 40, 30]},
+    ],
+)
+def test_rows_of_ones_own_ask_for_boxes(tmp_path: Path, row: dict[str, Any]) -> None:
+    """Catches a box that is compared like numbers: nobody hits four of them, and no resize would move them."""
+    rows_file(tmp_path)
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps(row | {"id": "b", "image": "small.png"}) + "\n")
+    (problem,), faults = read_problems(path, ImageStore(), VERIFIERS, reader=SOURCES["rows"])
+    assert (problem.verifier, numbers(problem.answer), faults) == ("boxes", [20, 10, 40, 30], [])
+    assert problem.meta == row.get("meta", {})
+    path.write_text(json.dumps(row | {"id": "b", "image": "small.png", "answer": "[20, 10, 90, 30]"}) + "\n")
+    _, (fault,) = read_problems(path, ImageStore(), VERIFIERS, reader=SOURCES["rows"])
+    assert "outside its picture" in fault.message
+
+
+def test_numbers_that_are_no_box_stay_numbers(tmp_path: Path) -> None:
+    """Catches a list of values that half of an overlap would pay."""
+    rows_file(tmp_path)
+    path = tmp_path / "own.jsonl"
+    for question in ("Which four numbers are shown?", "List the ages."):
+        path.write_text(json.dumps({"question": question, "answer": "[2, 3, 5, 7]", "image": "small.png"}) + "\n")
+        (problem,), _ = read_problems(path, ImageStore(), VERIFIERS, reader=SOURCES["rows"])
+        assert problem.verifier == "math"

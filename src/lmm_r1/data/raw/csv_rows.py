@@ -29,6 +29,9 @@ def rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | Fault]]:
     with encodings.opened(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
         first = text.readline(_LONGEST)
+        if first.lstrip().startswith(("{", "[")):
+            what = f"holds no columns but JSON: it begins with {first.strip()[:40]!r}"
+            raise DataError(Fault(what, file=str(path), remedy="name it .jsonl or .json"))
         said = first.rstrip("\r\n").removeprefix("sep=") if first.startswith("sep=") else ""
         skipped = int(said in SEPARATORS)
         if skipped:

@@ -157,6 +157,29 @@ def _kind(value: object) -> str:
     )
 
 
+def place_gold(row: Row, name: str = "answer") -> str:
+    """The gold of a box or point, which may be a list of numbers."""
+    value = row.get(name)
+    if not isinstance(value, list):
+        return answer(row, name)
+    texts = [number_text(item) for item in value]
+    if None in texts or len(texts) not in (2, 4):
+        raise fault(name, "must be two or four numbers, or a text")
+    return f"[{', '.join(map(str, texts))}]"
+
+
+def notes(row: Row, name: str = "meta") -> dict[str, Any]:
+    """Further fields of a problem: an object that JSON can hold."""
+    meta = row.get(name) or {}
+    if not isinstance(meta, dict):
+        raise fault(name, "must be an object")
+    try:
+        json.dumps(meta, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise fault(name, "holds what JSON cannot") from None
+    return meta
+
+
 def unboxed(text: str, field: str = "answer") -> str:
     """An answer without the $...$ and \\boxed{...} around it."""
     text = text.strip()

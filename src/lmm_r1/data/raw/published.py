@@ -34,9 +34,11 @@ from lmm_r1.data.raw.fields import (
     identity,
     kept,
     named,
+    notes,
     options_in,
     pictures,
     place,
+    place_gold,
     string,
     unboxed,
     with_options,
@@ -44,6 +46,7 @@ from lmm_r1.data.raw.fields import (
 )
 from lmm_r1.data.raw.rows import Row, unwritable
 from lmm_r1.errors import DataError, Fault
+from lmm_r1.places import BOXES, numbers
 from lmm_r1.types import Image, Message, Problem, Text
 
 #: Sources of MathV360K (and of VerMulti, drawn from it), by the folder of their pictures.
@@ -70,6 +73,7 @@ _OF_MATHEMATICS = re.compile(
     ),
     re.IGNORECASE,
 )
+_BOX_ASKED = re.compile(r"\b(?:bounding[ -]?box|bbox)", re.IGNORECASE)
 _LETTER = re.compile(r"[A-J]")
 _GEOMETRIC = re.compile(
     r"\b(?:triangles?|circles?|angles?|quadrilaterals?|parallelograms?|rectangles?|rhombus|trapezoids?|polygons?|"
@@ -116,6 +120,8 @@ def judged(gold: str, text: str, field: str = "answer") -> tuple[str, tuple[str,
         if options and ord(gold) - 65 >= len(options):
             raise fault(field, f"names option {gold} of {len(options)}")
         return ("choice", options) if options or _LABELS.search(text) else ("math", None)
+    if _BOX_ASKED.search(text) and len(numbers(gold) or ()) == 4:
+        return BOXES, None
     return ("text" if is_words(gold) else "math"), None
 
 
@@ -132,25 +138,32 @@ def solution_of(text: object) -> dict[str, Any]:
 
 
 def unified(row: Row, number: int, put: Put) -> Problem:
-    """{id, source, question, choices or options, answer, image or images}: any data set under one set of names."""
+    """{id, source, question, choices or options, answer, image or images}: any data set under one set of names.
+
+    verifier: named where it is not what the answer looks like. meta: what that verifier wants to know.
+    """
     options = choices(row, named(row, "choices", "options"))
-    gold, working = worked(row)
+    question = filled(row, "question")
+    in_numbers = row.get("verifier") == BOXES or _BOX_ASKED.search(question)
+    gold, working = (place_gold(row), "") if in_numbers else worked(row)
     if options and gold.isdecimal() and int(gold) <= len(options) and gold not in options:
         what = f"{gold} is none of the {len(options)} options: a position may count from 0 or from 1"
         raise DataError(Fault(what, field="answer", remedy="give the option's letter, or its text"))
-    question = filled(row, "question")
     images = pictures(row, named(row, "image", "images"), put)
     source = string(row, "source", "")
     geometric = any(word in source.casefold() for word in ("geo", "unigeo"))
+    by_gold = "choice" if options or _LETTER.fullmatch(gold) else judged(gold, question)[0]
     return Problem(
         id=identity(row, number),
         messages=(Message("user", place(with_options(question, options or ()), images, "question")),),
         answer=gold,
-        verifier="choice" if options or _LETTER.fullmatch(gold) else "text" if is_words(gold) else "math",
+        verifier=string(row, "verifier", by_gold),
         source=source,
         choices=options,
         domain="text" if not images else "geometry" if geometric else "perception",
-        meta=solution_of(row.get("solution") or working) | kept(row, "licence", "split", "level", "subject"),
+        meta=solution_of(row.get("solution") or working)
+        | kept(row, "licence", "split", "level", "subject")
+        | (notes(row) if row.get("verifier") is not None else {}),
     )
 
 

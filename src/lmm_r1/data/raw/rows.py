@@ -41,6 +41,7 @@ WRAPPERS = ("data", "rows")
 #: A row has one of these in front of anything else: its object holds no other rows.
 _OF_ROWS = frozenset(("id", "question", "problem", "messages", "message", "conversations", "answer"))
 _TRIES = 1000  # places behind a broken element where the next row might begin
+_SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "zip",
@@ -120,6 +121,8 @@ def _file_rows(path: Path) -> Rows:
             yield from columnar.rows(path, kind)
             return
         packed = next((name for magic, name in _COMPRESSED.items() if head.startswith(magic)), "")
+        if path.suffix.lower() in _SPREADSHEETS:
+            raise DataError(Fault("is a spreadsheet, not its text", file=str(path), remedy="save it as CSV, in UTF-8"))
         if packed:
             raise DataError(Fault(f"is compressed ({packed})", file=str(path), remedy="unpack it first"))
         if head and path.suffix.lower() in columnar.SUFFIXES:

@@ -11,14 +11,24 @@ Left out: filters (filters.py) and what a file as a whole should hold (prepare.p
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.raw.fields import Put, Reader, answer, choices, conversation, fault, identity, number_text, string
+from lmm_r1.data.raw.fields import (
+    Put,
+    Reader,
+    answer,
+    choices,
+    conversation,
+    fault,
+    identity,
+    notes,
+    place_gold,
+    string,
+)
 from lmm_r1.data.raw.locate import Pictures, Prefix
 from lmm_r1.data.raw.mathv360k import mathv360k
 from lmm_r1.data.raw.payable import Verifiers, accepts, is_read
@@ -55,19 +65,13 @@ __all__ = [
 
 def problems_jsonl(row: Row, number: int, put: Put) -> Problem:
     """The project's own format, as `row_of` writes it."""
-    meta = row.get("meta") or {}
-    if not isinstance(meta, dict):
-        raise fault("meta", "must be an object")
-    try:
-        json.dumps(meta, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        raise fault("meta", "holds what JSON cannot") from None
+    meta = notes(row)
     messages = conversation(row.get("messages"), put)
     verifier = string(row, "verifier", "math")
     problem = Problem(
         id=identity(row, number),
         messages=messages,
-        answer=_place(row) if verifier == BOXES else answer(row),
+        answer=place_gold(row) if verifier == BOXES else answer(row),
         verifier=verifier,
         env=string(row, "env", SINGLE_TURN),
         source=string(row, "source", ""),
@@ -79,17 +83,6 @@ def problems_jsonl(row: Row, number: int, put: Put) -> Problem:
     if named is not None and named != [image.sha for image in problem.images]:
         raise fault("image_sha", "does not name the pictures of the messages: they have changed, or some are missing")
     return problem
-
-
-def _place(row: Row) -> str:
-    """The gold of a place, which may be a list of numbers."""
-    value = row.get("answer")
-    if not isinstance(value, list):
-        return answer(row)
-    texts = [number_text(item) for item in value]
-    if None in texts or len(texts) not in (2, 4):
-        raise fault("answer", "must be two or four numbers, or a text")
-    return f"[{', '.join(map(str, texts))}]"
 
 
 SOURCES: dict[str, Reader] = {
