@@ -67,6 +67,8 @@ def test_working_without_one_answer_is_a_fault(tmp_path: Path, written: str) -> 
 COPIES = [
     "He sells 4*5=20",
     "Multiply 4 by 5 first",
+    "20; because 4*5 is 20",
+    "20 or so",
     "118掳T",
     "\\text{4 of them} \\text{ OR } 5",
     "Center $=(20,10)$",
@@ -100,6 +102,13 @@ def test_words_are_judged_as_words(tmp_path: Path, source: str, gold: str) -> No
     assert (problem.verifier, faults) == ("text", [])
     said = gold.removeprefix("The ").removeprefix("\\text{").removesuffix("}").lower()
     assert VERIFIERS["text"](problem, f"<think>It is.</think><answer>{said}</answer>").value == 1.0
+
+
+def test_lists_without_words_are_read(tmp_path: Path) -> None:
+    """Catches a list of values that is dropped for its commas, names or commands."""
+    golds = ["1, 2, 3", "x=2, y=3", "\\frac{1}{2}, \\sqrt{3}", "x<2 or x>5", "(2,5), (3,4)", "\\{1, 2\\}", "5 cm, 3 cm"]
+    problems, faults = read_problems(wrote(tmp_path, *golds), ImageStore(), VERIFIERS, reader=SOURCES["rows"])
+    assert (len(problems), faults) == (len(golds), [])
 
 
 @pytest.mark.parametrize(("gold", "reply"), [("seven", "7"), ("no solution", "\\emptyset"), ("twenty-five", "25")])

@@ -50,8 +50,17 @@ def string(row: Row, name: str, default: str | None = None) -> str:
     value = row.get(name)
     value = default if value is None else value
     if not isinstance(value, str):
-        raise fault(name, "is missing" if value is None else f"must be text, not {type(value).__name__}")
+        raise missing(row, name) if value is None else fault(name, f"must be text, not {_kind(value)}")
     return value
+
+
+def missing(row: Row, name: str) -> DataError:
+    """The fault of a field that is not there, or null; it names the fields that the row has."""
+    if name in row:
+        return fault(name, "is missing")
+    return DataError(
+        Fault("is missing", field=name, remedy=f"the row has {', '.join(str(n)[:30] for n in list(row)[:8])}")
+    )
 
 
 def filled(row: Row, name: str) -> str:
@@ -106,7 +115,7 @@ def worked(row: Row, name: str = "answer") -> tuple[str, str]:
     value = row.get(name)
     text = number_text(value) or value
     if not isinstance(text, str):
-        raise fault(name, "is missing" if value is None else f"must be text or a number, not {_kind(value)}")
+        raise missing(row, name) if value is None else fault(name, f"must be text or a number, not {_kind(value)}")
     if not text.strip():
         raise fault(name, "is empty")
     gold, working = _committed(text.strip(), name)
@@ -152,9 +161,14 @@ def _closing(text: str, start: int) -> int | None:
 
 
 def _kind(value: object) -> str:
-    return {bool: "true or false", list: "a list", dict: "an object", float: "a number"}.get(
-        type(value), type(value).__name__
-    )
+    names: dict[type, str] = {
+        bool: "true or false",
+        list: "a list",
+        dict: "an object",
+        int: "a number",
+        float: "a number",
+    }
+    return "null" if value is None else names.get(type(value), type(value).__name__)
 
 
 def place_gold(row: Row, name: str = "answer") -> str:

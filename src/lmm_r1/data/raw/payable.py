@@ -9,6 +9,7 @@ Left out: what a verifier is (rewards/, passed in), and golds that pay too much 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -22,6 +23,9 @@ Verifiers = Mapping[str, Verifier]
 _FAILS = (ArithmeticError, ValueError, TypeError, LookupError, AttributeError, RecursionError, MemoryError)
 #: A plain gold of each kind whose verifier tells what it reads from what it does not.
 _PLAIN = {"math": "7", "numeric": "7", "choice": "A", "boxes": "[0, 0, 7, 9]"}
+_BETWEEN = re.compile(r"[(\[{)\]},;]|\b(?:or|and)\b")
+#: A word that is no name of a LaTeX command.
+_WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}")
 _UNREAD = ("unparsable_answer", "no_answer")
 
 
@@ -43,7 +47,21 @@ def is_read(verifier: Verifier, problem: Problem) -> bool:
     plain = _PLAIN.get(problem.verifier)
     if plain is None:
         return True
+    other, parts = replace(problem, answer=plain), [problem.answer]
+    if problem.verifier == "math":
+        parts += [part for part in _parts(problem.answer) if _WORD.search(part)]
     try:
-        return verifier(replace(problem, answer=plain), reply_of(problem.answer)).reason not in _UNREAD
+        return all(verifier(other, reply_of(part)).reason not in _UNREAD for part in parts)
     except _FAILS:
         return False
+
+
+def _parts(gold: str) -> list[str]:
+    """The parts of a list outside of brackets: one that is words makes a list that no one else would write."""
+    parts, depth, start = [], 0, 0
+    for mark in _BETWEEN.finditer(gold):
+        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(mark.group(), 0)
+        if depth == 0 and mark.group()[-1] not in ")]}":
+            parts.append(gold[start : mark.start()])
+            start = mark.end()
+    return [*parts, gold[start:]] if parts else []
