@@ -66,8 +66,8 @@ def place_fault(problem: Problem) -> Fault | None:
 
     A gold that is no place at all is left to the verifier, which says so.
     """
-    gold = numbers(problem.answer)
-    if problem.verifier != BOXES or gold is None:
+    gold = numbers(problem.answer) if problem.verifier == BOXES else None
+    if gold is None:
         return None
     extent = problem.meta.get("coordinates", "pixels")
     if not isinstance(extent, str) or extent not in EXTENTS:
@@ -81,17 +81,17 @@ def place_fault(problem: Problem) -> Fault | None:
     wide, high = (picture.width, picture.height) if size is None else (size, size)
     if min(gold) < 0 or max(gold[::2]) > wide or max(gold[1::2]) > high:
         kind = "pixels" if size is None else f"(coordinates {extent})"
-        remedy = "a gold is in pixels of the picture as it lies here, turned by its EXIF; " if size is None else ""
         return Fault(
             f"{OUTSIDE} of {wide:g} x {high:g} {kind}: {_written(gold)}",
             field="answer",
-            remedy=remedy + 'shares of the picture: meta.coordinates = "0-1" or "0-1000"',
+            remedy="give it in pixels of the picture as it lies here, turned by its EXIF, or in shares of it with "
+            'meta.coordinates = "0-1" or "0-1000"',
         )
     if size is None and max(gold) <= 1 and (len(gold) == 4 or any(x % 1 for x in gold)):
         return Fault(
             f"lies inside the first pixel of its picture: {_written(gold)}",
             field="answer",
-            remedy='shares of the picture: meta.coordinates = "0-1"',
+            remedy='shares of the picture are marked by meta.coordinates = "0-1"',
         )
     return None
 

@@ -160,7 +160,7 @@ def test_an_array_says_what_the_library_says(
 
 
 @settings(max_examples=300, deadline=None)
-@given(data=st.binary(max_size=60), head=st.sampled_from([b"", b"[", b'[{"a": 1}, ', b'{"a": 1}\n', b"\xef\xbb\xbf", b"a,b\n", b"PAR1", b"ARROW1\0\0"]),
+@given(data=st.binary(max_size=60), head=st.sampled_from([b"", b"[", b'[{"a": 1}, ', b'{"a": 1}\n', b"\xef\xbb\xbf", b"a,b\n", b"PAR1", b"ARROW1\0\0", b"\xff\xfe", b"\xfe\xff{\0", b'{"data": [', b'{"rows": [{"a": 1}, ', b"sep=;\n", b"a;b\n"]),
        suffix=st.sampled_from([".json", ".jsonl", ".csv", ".tsv", ".parquet"]))  # fmt: skip
 def test_no_bytes_crash_a_file(tmp_path_factory: pytest.TempPathFactory, data: bytes, head: bytes, suffix: str) -> None:
     """Catches anything but rows, faults and DataError from a file of arbitrary bytes."""

@@ -44,6 +44,8 @@ class Examples:
 
     def fault(self, reason: str, number: int, faults: Sequence[Fault]) -> None:
         """A row that could not be read."""
+        if reason in self.first and not self.wants(reason):
+            return
         # The name of the file is enough: where it lay is nobody's business.
         named = [replace(fault, file=Path(fault.file).name) for fault in faults[:3]]
         self.first.setdefault(reason, named[0])

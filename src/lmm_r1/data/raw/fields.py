@@ -29,8 +29,7 @@ _BRACE = re.compile(r"\\.|[{}]")
 _MARKER = re.compile(r"<image(\d{0,3})>")
 _LABEL = re.compile(r"\s*(?:\(([A-Z])\)|([A-Z])[.:)])\s*(.*)")
 _CHOICES = "must be null or a list of texts"
-#: An answer in tags behind its working.
-_TAGGED = re.compile(r"(.*)<answer>(.*)</answer>\s*", re.DOTALL)
+_ANSWER, _END = "<answer>", "</answer>"
 _LONGEST_WORKING = 100_000  # characters in which a box is looked for
 _LONGEST_BOXED = 2_000  # characters; a longer answer is no answer of a rule, whatever it is wrapped in
 
@@ -130,9 +129,9 @@ def _committed(text: str, name: str) -> tuple[str, str]:
         if "####" in working or "\n" in gold.strip():
             raise fault(name, 'holds "####" and not one answer on one line behind it')
         return gold.strip(), working.strip()
-    tagged = _TAGGED.fullmatch(text)
-    if tagged and "<answer>" not in tagged[1] + tagged[2]:
-        return tagged[2].strip(), tagged[1].strip()
+    if text.endswith(_END) and text.count(_ANSWER) == 1:
+        working, _, gold = text.removesuffix(_END).partition(_ANSWER)
+        return gold.strip(), working.strip()
     if text.count("\\boxed") == 1 and len(text) <= _LONGEST_WORKING:
         at = text.index("\\boxed")
         boxed = _box_at(text, at)

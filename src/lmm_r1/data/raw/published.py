@@ -65,6 +65,7 @@ WORDS = re.compile(
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?%?|-?\.\d+")
 
 _IN_TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mbox)\s?\{\s*([^{}]*?)\s*\}")
+_LONGEST_WORDS = 300  # characters
 _OF_MATHEMATICS = re.compile(
     r"(?:there (?:is|are) )?(?:no (?:real )?solutions?|infinity|all real numbers|(?:the )?empty set)|"
     r"(?:(?:minus|negative)[ -])?(?:{0})(?:[ -](?:and[ -])?(?:{0}))*".format(
@@ -127,6 +128,8 @@ def judged(gold: str, text: str, field: str = "answer") -> tuple[str, tuple[str,
 
 def is_words(gold: str) -> bool:
     """Whether a gold is words, perhaps in \\text{...}, and none that mathematics reads ("no solution")."""
+    if len(gold) > _LONGEST_WORDS:
+        return False
     inner = _IN_TEXT.fullmatch(gold)
     words = inner[1] if inner else gold
     return bool(WORDS.fullmatch(words)) and not _OF_MATHEMATICS.fullmatch(words)

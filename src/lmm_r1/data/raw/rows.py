@@ -339,9 +339,9 @@ class _Array:
                 if end < len(self._text) or not self._more:
                     self._at = end
                     return (value,)
-                error: Exception = ValueError("ends too early")
+                error = "ends too early"
             except (ValueError, RecursionError) as caught:
-                error = caught
+                error = str(caught)  # the exception itself holds the whole window, and a cycle with this frame
             room = len(self._text) - self._at
             if room > MAX_LINE or not self._more:
                 return f"is not JSON: {error}"
