@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pil
 
+from lmm_r1.data.fingerprint import row_hash
 from lmm_r1.data.images import ImageStore
 from lmm_r1.data.preparing.budget import Budget
 from lmm_r1.data.preparing.prepare import Options, prepare
@@ -123,3 +125,16 @@ def test_numbers_that_are_no_box_stay_numbers(tmp_path: Path) -> None:
         path.write_text(json.dumps({"question": question, "answer": "[2, 3, 5, 7]", "image": "small.png"}) + "\n")
         (problem,), _ = read_problems(path, ImageStore(), VERIFIERS, reader=SOURCES["rows"])
         assert problem.verifier == "math"
+
+
+@pytest.mark.parametrize("name", ["radius", "coordinates", "iou"])
+def test_what_a_place_is_measured_by_is_part_of_its_row(tmp_path: Path, name: str) -> None:
+    """Catches a run that goes on, and a pass rate that stays, though the same gold now means something else."""
+    before, after = (
+        {"radius": 3, "coordinates": "pixels", "iou": 0.5},
+        {"radius": 9, "coordinates": "0-1000", "iou": 0.9},
+    )
+    path = rows_file(tmp_path, {"answer": "(5, 5)", "meta": before}, {"answer": "(5, 5)", "meta": {**before, name: after[name]}})  # fmt: skip
+    one, two = read_problems(path, ImageStore(), VERIFIERS, strict=True)[0]
+    same = replace(two, id=one.id, messages=one.messages)
+    assert row_hash(same) != row_hash(one) == row_hash(replace(one, domain="x"))

@@ -228,14 +228,14 @@ def choices(row: Row, name: str = "choices") -> tuple[str, ...] | None:
         value = _lettered(value, name)
     if not isinstance(value, list) or not value:
         raise fault(name, _CHOICES)
+    if len(value) > 26:
+        raise fault(name, f"holds {len(value)} options; at most 26 have letters")
     texts = [option if isinstance(option, str) else number_text(option) for option in value]
     if None in texts:
         raise fault(name, f"{_CHOICES}: option {chr(65 + texts.index(None) % 26)} is {_kind(value[texts.index(None)])}")
     found = [text for text in texts if text is not None]
     if bad := unwritable(found, name):
         raise fault(*bad)
-    if len(found) > 26:
-        raise fault(name, f"holds {len(found)} options; at most 26 have letters")
     return tuple(found)
 
 
