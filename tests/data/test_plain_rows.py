@@ -178,9 +178,10 @@ def test_rows_of_a_table_are_numbered_as_an_editor_does(tmp_path: Path, separato
         ("x.jsonl", '{"question": "ä"}\n'.encode("utf-32"), "UTF-32"),
         ("x.jsonl", '{"question": "a"}\n'.encode("utf-16-le"), "UTF-16 (little-endian) without a byte order mark"),
         ("x.csv", "question,answer\n".encode("utf-16-be"), "UTF-16 (big-endian) without a byte order mark"),
-        ("x.json", json.dumps({"questions": [asked()], "n": 1}, indent=1), "is one object, not rows; it holds 'questions', 'n'"),
-        ("x.json", json.dumps({"train": [asked()]}), "is one object, not rows; it holds 'train'"),
-        ("x.json", json.dumps(asked(), indent=1), "is one object, not rows; it holds 'id'"),
+        ("x.json", json.dumps({"questions": [asked()], "n": 1}, indent=1), "an object over several lines, not with rows; it holds 'questions', 'n'"),
+        ("x.json", json.dumps({"train": [asked()]}), "is one object, not with rows; it holds 'train'"),
+        ("x.json", json.dumps(asked(), indent=1), "an object over several lines, not with rows; it holds 'id'"),
+        ("x.jsonl", "\n".join([json.dumps(asked(), indent=1)] * 3), "an object over several lines"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_not_what_it_seems_is_one_fault(

@@ -4,8 +4,8 @@ All rows and pictures are checked once, when the source is made; later a row is 
 asked for, and must then have the hash that was checked. A million rows cost 24 MB; besides, while it is made, the
 ids of all rows for finding duplicates.
 
-Files without lines to find (a JSON array, also inside of an object, parquet, UTF-16): `open_rows` holds their rows in memory. Left out: what a row may
-hold (sources.py).
+Files without lines to find (a JSON array, also inside of an object, parquet, UTF-16): `open_rows` holds their rows in
+memory. Left out: what a row may hold (sources.py).
 """
 
 from __future__ import annotations

@@ -62,8 +62,9 @@ def shrunk(width: int, height: int, most: int) -> tuple[int, int]:
 
 
 def fitted(problem: Problem, images: ImageStore, budget: Budget, made: ImageStore) -> Problem | None:
-    """The problem, with smaller pictures if need be and the places in them scaled along (places.py); None when it cannot be made to fit.
+    """The problem, with smaller pictures if need be; None when it cannot be made to fit.
 
+    Places in the pictures are scaled along (places.py).
     images: holds the problem's pictures. made: takes the smaller ones. Raises DataError for a picture whose file has changed.
     """
     texts = [p.text for m in problem.messages for p in m.content if isinstance(p, Text)]
@@ -81,8 +82,8 @@ def fitted(problem: Problem, images: ImageStore, budget: Budget, made: ImageStor
     spare, excess = room - least, sum(wanted) - least
     limits = [min(MIN_CELLS, cell) + (cell - min(MIN_CELLS, cell)) * spare // excess for cell in wanted]
     smaller = {image.sha: _resized(image, images, limit, made) for image, limit in zip(pictures, limits, strict=True)}
-    shrunk_problem = with_pictures(problem, [smaller[image.sha] for image in pictures])
-    return None if place_fault(shrunk_problem) else shrunk_problem
+    fitting = with_pictures(problem, [smaller[image.sha] for image in pictures])
+    return None if place_fault(fitting) else fitting
 
 
 def _resized(image: Image, images: ImageStore, most: int, made: ImageStore) -> Image:

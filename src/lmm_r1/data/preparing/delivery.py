@@ -22,6 +22,7 @@ from typing import Any
 from PIL import Image as Pil
 
 from lmm_r1.data.images import ImageStore, Pixels
+from lmm_r1.data.preparing.examples import cut
 from lmm_r1.errors import Fault
 
 
@@ -70,7 +71,7 @@ def summary(report: Mapping[str, Any]) -> list[str]:
     for reason, n in sorted(report["dropped"].items(), key=lambda item: -item[1]):
         lines.append(f"  {n:8}  {reason}")
         if first := report["first"].get(reason):
-            lines.append(f"{'':12}first: {Fault(**first)}")
+            lines.append(f"{'':12}first: {cut(' '.join(str(Fault(**first)).split()), 600)}")
     for file in report["against"]:
         lines.append(
             f"against {file['file']} ({file['questions']} questions): {file['rows']} rows repeat one, "

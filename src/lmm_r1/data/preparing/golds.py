@@ -2,8 +2,9 @@
 
 A gold that its verifier cannot read pays every reply nothing, and in other systems every reply the full reward; one
 that accepts everything pays for noise. Both show when the verifier is asked (raw/payable.py): a reply that is the gold
-must be right, the gold must be a value of its kind, and of eight golds of other rows, drawn by seed and different from each other, at most three may be. (One is normal: 0.5 and
-1/2 are two spellings. Numbers with a tolerance may take in two.) Few golds are filled up with values from FOREIGN.
+must be right, the gold must be a value of its kind, and of eight golds of other rows, drawn by seed and different from
+each other, at most three may be right. (One is normal: 0.5 and 1/2 are two spellings. Numbers with a tolerance may take
+in two.) Few golds are filled up with values from FOREIGN.
 
 Verification is pure Python on one core, so `reasons` can spread it over processes; each problem is judged alone, and the
 results come in the order of the problems, whatever the number of workers.

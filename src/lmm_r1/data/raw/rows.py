@@ -72,7 +72,8 @@ def rows(path: Path) -> Rows:
     """(row number from 1, row or the fault that stands in its place).
 
     The number is the line of the file in JSON lines and CSV (where a record begins; the header is line 1), the position
-    in an array or a table. Raises DataError when the file cannot be opened, is compressed, or needs a library that is not installed.
+    in an array or a table. Raises DataError when the file cannot be opened, is compressed, or needs a library that is
+    not installed.
     """
     several = "*" in path.name and not path.exists()
     files = sorted(path.parent.glob(path.name)) if several else [path]
@@ -165,7 +166,8 @@ def is_wrapped(path: Path) -> bool:
     if whole and not found and (inside or not alone) and not (alone and _OF_ROWS.intersection(keys)):
         shown = ", ".join(repr(key)[:40] for key in keys[:6])
         remedy = f"rows are read from a list under {' or '.join(map(repr, WRAPPERS))}, one array, or one object a line"
-        raise DataError(Fault(f"is one object, not rows; it holds {shown}", file=str(path), remedy=remedy))
+        kind = "is one object" if alone else "begins with an object over several lines"
+        raise DataError(Fault(f"{kind}, not with rows; it holds {shown}", file=str(path), remedy=remedy))
     return found
 
 
@@ -232,7 +234,7 @@ class _Array:
 
     def enter(self) -> tuple[list[str], bool, bool]:
         """(names in the object that begins here, whether the window stands at the list of rows in it, whether the object
-        was read to its end and nothing follows)."""
+        was read to its end)."""
         names: list[str] = []
         self._next()
         self._at += 1
@@ -248,7 +250,7 @@ class _Array:
                 break
             self._at += 1
             if self._text[self._at - 1] == "}":
-                return names, False, not self._next()
+                return names, False, True
         return names, False, False
 
     def rows(self, wrapped: bool = False) -> Rows:
