@@ -62,13 +62,13 @@ def radii(meta: Mapping[str, object]) -> tuple[float, float] | None:
 
 
 def place_fault(problem: Problem) -> Fault | None:
-    """What is wrong with the place that a `boxes` problem asks for, in its picture; None for any other problem.
-
-    A gold that is no place at all is left to the verifier, which says so.
-    """
-    gold = numbers(problem.answer) if problem.verifier == BOXES else None
-    if gold is None:
+    """What is wrong with the place that a `boxes` problem asks for, in its picture; None for any other problem."""
+    if problem.verifier != BOXES:
         return None
+    gold = numbers(problem.answer)
+    if gold is None:
+        what = f"is no box [x1, y1, x2, y2] with x1 < x2 and y1 < y2, and no point (x, y): {problem.answer[:60]!r}"
+        return Fault(what, field="answer", remedy="one place, by its corners: neither several nor width and height")
     extent = problem.meta.get("coordinates", "pixels")
     if not isinstance(extent, str) or extent not in EXTENTS:
         return Fault(f"must be one of {', '.join(EXTENTS)}", field="meta.coordinates")

@@ -56,6 +56,9 @@ def rows_file(folder: Path, *rows: dict[str, Any]) -> Path:
         ({"answer": "[0, 0, 30, 30]", "pictures": ["square.png", "wide.png"], "meta": {"image": 0}}, "meta.image", "from 1 to 2"),
         ({"answer": "[0, 0, 30, 30]", "pictures": ["square.png", "wide.png"], "meta": {"image": 3}}, "meta.image", "from 1 to 2"),
         ({"answer": [0, 0, 30]}, "answer", "two or four numbers"),
+        ({"answer": "[[0, 0, 9, 9], [20, 20, 30, 30]]"}, "answer", "is no box"),
+        ({"answer": "[200, 200, 100, 50]"}, "answer", "is no box"),
+        ({"answer": "upper left"}, "answer", "is no box"),
     ],
 )  # fmt: skip
 def test_a_place_outside_its_picture_is_a_fault_of_its_row(
