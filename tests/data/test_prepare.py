@@ -266,15 +266,17 @@ def test_the_summary_names_the_first_fault_of_every_reason(tmp_path: Path, capsy
     for reason, row, field in (
         ("bad answer", 4, "answer"),
         ("proof", 5, "answer"),
-        ("gold is not read", 6, "answer"),
+        ("gold does not verify itself", 6, "answer"),
         ("bad choices", 7, "choices"),
         ("bad row", 8, ""),
-        ("gold does not verify itself", 9, "answer"),
     ):
         first = report["first"][reason]
         assert (first["file"], first["row"], first["field"]) == ("raw.jsonl", row, field)
         assert first["message"] and f"raw.jsonl:{row}" in shown[reason]
-    assert "'4*5=20 of them'" in shown["gold is not read"] and report["first"]["gold is not read"]["remedy"]
+    assert (
+        "'4*5=20 of them'" in shown["gold does not verify itself"]
+        and report["first"]["gold does not verify itself"]["remedy"]
+    )
 
 
 @pytest.mark.parametrize("where", ["-", "result.json"])

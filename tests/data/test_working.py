@@ -84,7 +84,7 @@ def test_a_gold_that_only_a_copy_equals_is_dropped(tmp_path: Path, gold: str, ve
     assert (fault.row, fault.field) == (2, "answer")
     probes = Sampler(0).probes(VERIFIERS)
     assert reason(Problem("p", (), gold, verifier), VERIFIERS, probes) in (
-        "gold is not read",
+        "gold does not verify itself",
         "gold does not verify itself",
     )
 
@@ -123,7 +123,7 @@ def test_what_is_kept_can_be_paid_and_what_is_dropped_is_counted(tmp_path: Path)
     path = wrote(tmp_path, *(written for written, _ in WORKED), *COPIES[:2], *WORDS)
     report = prepare("rows", path, tmp_path / "out", VERIFIERS, ImageStore())
     assert report["kept"] == len(WORKED) + len(WORDS)
-    assert sum(report["dropped"].values()) == 2 and "gold is not read" in report["dropped"]
-    first = report["first"]["gold is not read"]
+    assert sum(report["dropped"].values()) == 2 and "gold does not verify itself" in report["dropped"]
+    first = report["first"]["gold does not verify itself"]
     assert (first["file"], first["row"], first["field"]) == ("rows.jsonl", len(WORKED) + 1, "answer")
     assert "He sells 4*5=20" in first["message"] and first["remedy"]

@@ -29,12 +29,10 @@ from lmm_r1.types import Problem
 
 UNKNOWN = "bad verifier"
 NOT_ITSELF = "gold does not verify itself"
-NOT_READ = "gold is not read"
 ACCEPTS_OTHERS = "gold accepts other answers"
 WHY = {
     UNKNOWN: "The row names a verifier that does not exist.",
-    NOT_ITSELF: "The verifier does not accept the answer when it is given word for word: no reply could be paid.",
-    NOT_READ: "The verifier does not understand the answer: only a reply that copies it word for word could be paid.",
+    NOT_ITSELF: "No reply could be paid: the verifier does not accept the answer, or only a copy of it, word for word.",
     ACCEPTS_OTHERS: "The verifier accepts half of some other rows' answers for this one: any reply might be paid.",
 }
 
@@ -120,7 +118,7 @@ def reason(problem: Problem, verifiers: Verifiers, probes: Probes) -> str:
         return NOT_ITSELF
     if _too_many(verifier, problem, probes.get(problem.verifier, ())):
         return ACCEPTS_OTHERS
-    return "" if is_read(verifier, problem) else NOT_READ
+    return "" if is_read(verifier, problem) else NOT_ITSELF
 
 
 def reasons(problems: Iterable[Problem], verifiers: Verifiers, probes: Probes, workers: int = 1) -> Iterator[str]:

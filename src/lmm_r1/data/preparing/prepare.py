@@ -49,12 +49,10 @@ BATCH = 512
 _FIELDS = {
     golds.UNKNOWN: "verifier",
     golds.NOT_ITSELF: "answer",
-    golds.NOT_READ: "answer",
     golds.ACCEPTS_OTHERS: "answer",
 }
 _REMEDIES = {
-    golds.NOT_ITSELF: "a short value that the verifier reads",
-    golds.NOT_READ: 'a short value that the verifier reads; for words the verifier "text"',
+    golds.NOT_ITSELF: 'a short value that the verifier reads; for words the verifier "text"',
     prompt_budget.TOO_LONG: "a larger --max-tokens",
     ledger.NOT_SAMPLED: "a larger --sample, or --sample 0 for all",
 }

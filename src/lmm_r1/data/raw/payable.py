@@ -2,8 +2,8 @@
 
 Two questions. Does it pay a reply that answers with the gold? And does it read the gold as a value of its kind: equal
 text alone is not enough, since a gold that it does not understand ("He sells 4*5=20") pays nobody but a reply that
-copies it word for word. The second one is asked by giving the gold as the answer to another problem: what is read is
-"wrong" there, what is not is "unparsable_answer".
+copies it word for word. The second one is asked by a reply of mere words: beside a value it is "unparsable_answer",
+beside a gold that is only text it is another text, and "wrong".
 Left out: what a verifier is (rewards/, passed in), and golds that pay too much (preparing/golds.py).
 """
 
@@ -21,12 +21,13 @@ Verifiers = Mapping[str, Verifier]
 
 #: What a verifier might raise on a gold that no one foresaw: the gold is bad, the run goes on.
 _FAILS = (ArithmeticError, ValueError, TypeError, LookupError, AttributeError, RecursionError, MemoryError)
-#: A plain gold of each kind whose verifier tells what it reads from what it does not.
-_PLAIN = {"math": "7", "numeric": "7", "choice": "A", "boxes": "[0, 0, 7, 9]"}
+#: Kinds of golds that are values; a text is what it is.
+_VALUES = ("math", "numeric", "choice", "boxes")
+_WORDS = "something else entirely"
+_NOT_READ = ("wrong", "error", "too_big")
 _BETWEEN = re.compile(r"[(\[{)\]},;]|\b(?:or|and)\b")
 #: A word that is no name of a LaTeX command.
 _WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}")
-_UNREAD = ("unparsable_answer", "no_answer")
 
 
 def reply_of(answer: str) -> str:
@@ -43,17 +44,22 @@ def accepts(verifier: Verifier, problem: Problem, answer: str) -> bool:
 
 
 def is_read(verifier: Verifier, problem: Problem) -> bool:
-    """Whether the verifier reads the gold of a problem as a value of its kind."""
-    plain = _PLAIN.get(problem.verifier)
-    if plain is None:
+    """Whether the verifier reads the gold of a problem as a value of its kind, and so each part of it that holds words."""
+    if problem.verifier not in _VALUES:
         return True
-    other, parts = replace(problem, answer=plain), [problem.answer]
+    parts = [problem.answer]
     if problem.verifier == "math":
         parts += [part for part in _parts(problem.answer) if _WORD.search(part)]
     try:
-        return all(verifier(other, reply_of(part)).reason not in _UNREAD for part in parts)
+        asked = (verifier(replace(problem, answer=part), reply_of(_WORDS)) for part in parts)
+        return all(verdict.reason not in _NOT_READ for verdict in asked)
     except _FAILS:
         return False
+
+
+def payable(verifier: Verifier, problem: Problem) -> bool:
+    """Whether a reply can be paid for the gold of a problem."""
+    return accepts(verifier, problem, problem.answer) and is_read(verifier, problem)
 
 
 def _parts(gold: str) -> list[str]:

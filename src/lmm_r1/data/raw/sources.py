@@ -31,7 +31,7 @@ from lmm_r1.data.raw.fields import (
 )
 from lmm_r1.data.raw.locate import Pictures, Prefix
 from lmm_r1.data.raw.mathv360k import mathv360k
-from lmm_r1.data.raw.payable import Verifiers, accepts, is_read
+from lmm_r1.data.raw.payable import Verifiers, payable
 from lmm_r1.data.raw.published import (
     deepscaler,
     geometry3k,
@@ -170,15 +170,11 @@ def _check(problem: Problem, first: Mapping[str, int], verifiers: Verifiers | No
         return
     if problem.verifier not in verifiers:
         raise fault("verifier", f"'{problem.verifier}' is unknown (there are: {', '.join(sorted(verifiers))})")
-    verifier = verifiers[problem.verifier]
-    shown = problem.answer if len(problem.answer) <= 60 else problem.answer[:57] + "..."
-    if not accepts(verifier, problem, problem.answer):
-        raise fault("answer", f"does not verify against itself as {problem.verifier}: {shown!r}")
-    if not is_read(verifier, problem):
-        remedy = 'a short answer; words have the verifier "text"'
-        raise DataError(
-            Fault(f"is not read by the verifier {problem.verifier}: {shown!r}", field="answer", remedy=remedy)
-        )
+    if not payable(verifiers[problem.verifier], problem):
+        shown = problem.answer if len(problem.answer) <= 60 else problem.answer[:57] + "..."
+        remedy = 'no reply could be paid: give a short value, or words with the verifier "text"'
+        what = f"does not verify against itself as {problem.verifier}: {shown!r}"
+        raise DataError(Fault(what, field="answer", remedy=remedy))
 
 
 def row_of(problem: Problem, path_of: Callable[[Image], str]) -> dict[str, Any]:
