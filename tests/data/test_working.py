@@ -75,8 +75,9 @@ COPIES = [
 ]
 
 
-@pytest.mark.parametrize("gold", COPIES)
-@pytest.mark.parametrize("verifier", ["math", "numeric"])
+@pytest.mark.parametrize(
+    ("gold", "verifier"), [(gold, "math") for gold in COPIES] + [(gold, "numeric") for gold in COPIES[1:]]
+)
 def test_a_gold_that_only_a_copy_equals_is_dropped(tmp_path: Path, gold: str, verifier: str) -> None:
     """Catches "verifies itself" by equal text: no reply that anybody would write is ever paid."""
     path = wrote(tmp_path, "7", gold, source="problems", verifier=verifier)
