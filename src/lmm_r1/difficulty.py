@@ -32,6 +32,7 @@ from lmm_r1.envs.single_turn import SingleTurn
 from lmm_r1.errors import DataError, Fault, RecipeError
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.rewards.score import make_scorer
+from lmm_r1.rollout.collect import as_seen
 from lmm_r1.rollout.judged import unjudged
 from lmm_r1.rollout.play import Sampling
 from lmm_r1.rollout.scoring import play_and_score
@@ -161,6 +162,7 @@ def _sampled(
     """What the line of each problem says, without its names and the settings."""
     samples, limit = int(settings["samples"]), int(settings["max_prompt_tokens"])
     encoded: dict[str, Encoded] = {p.id: adapter.encode(p.messages) for p in problems}
+    problems = [as_seen(p, encoded[p.id]) for p in problems]
     fits = [p for p in problems if len(encoded[p.id].token_ids) <= limit]
     sampling = Sampling(
         int(settings["max_new_tokens"]),

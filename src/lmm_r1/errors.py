@@ -25,7 +25,7 @@ class Fault:
 
     message: str
     file: str = ""
-    row: int | None = None  # 1-based line of a JSONL file
+    row: int | None = None  # from 1: line of a JSONL or CSV file, position in an array or a table
     field: str = ""
     remedy: str = ""
 

@@ -13,6 +13,7 @@ from typing import Any
 from lmm_r1.config import Data, Model, Recipe, Stage
 from lmm_r1.data.curriculum import graded
 from lmm_r1.data.images import ImageStore
+from lmm_r1.data.raw.fields import known_identity
 from lmm_r1.data.raw.sources import read_problems, rows
 from lmm_r1.data.stream import First, ListSource, Source, with_system
 from lmm_r1.data.synthetic.problems import SyntheticSource
@@ -211,12 +212,12 @@ def _check_lengths(
     too_long = {p.id: length for p, length in zip(problems, lengths, strict=True) if length > limit}
     return [
         Fault(
-            f"the prompt has {too_long[row['id']]} tokens, more than rollout.max_prompt_tokens = {limit}",
+            f"the prompt has {too_long[name]} tokens, more than rollout.max_prompt_tokens = {limit}",
             file=str(path),
             row=number,
             field="messages",
             remedy="raise the limit or drop the row: a prompt is never cut",
         )
         for number, row in (rows(path) if too_long else ())
-        if not isinstance(row, Fault) and row.get("id") in too_long
+        if not isinstance(row, Fault) and (name := known_identity(row, number)) in too_long
     ]

@@ -221,13 +221,87 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     )  # fmt: skip
     said = capsys.readouterr()
     assert code == 0, said.err
-    report = json.loads(said.out)
-    assert report == json.loads(result.read_text())
+    report = json.loads(result.read_text())
     assert report["dropped"] == {"bad answer": 1, "contaminated": 1, "not sampled": 1}
     assert {f["file"] for f in report["against"]} == {f"{tmp_path.name}/eval.jsonl", "suite:text"}
-    assert "1 of 4 rows kept" in said.err
+    assert said.out.startswith("1 of 4 rows kept, 3 dropped:\n") and "rows kept" not in said.err
+    assert f"{out / 'problems.jsonl'}  {out / 'report.html'}\n" in said.out
     assert sorted(p.name for p in out.iterdir()) == ["images", "problems.jsonl", "report.html", "report.json"]
     assert run(["prepare", "rows", "--input", str(path), "--prefix", "nonsense", "--out", str(out)]) == 2
     assert run(["prepare", "rows", "--input", str(tmp_path / "none.jsonl"), "--out", str(tmp_path / "o2")]) == 3
     assert not (tmp_path / "o2").exists()
     assert "nonsense" in capsys.readouterr().err
+
+
+BAD: Sequence[dict[str, Any] | str] = (
+    {"image": "none.png"},
+    {"image": "none_either.png"},
+    {"answer": ""},
+    {"question": "Prove that x = x."},
+    {"answer": "4*5=20 of them"},
+    {"choices": {"A": "1", "C": "2"}, "answer": "A"},
+    "{broken",
+    {"question": "Is it \x1b[2J red?", "answer": "9^{9^{9^9}}"},
+)
+
+
+def prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, str, str]:
+    path = raw(tmp_path, {}, *BAD, {"question": "last?"})
+    code = run(["prepare", "rows", "--input", str(path), "--out", str(tmp_path / "out"), "--workers", "1", *more])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_the_summary_names_the_first_fault_of_every_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a reason without its cause: "bad image", and nobody knows which picture of which row."""
+    code, out, _ = prepared(tmp_path, capsys)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert code == 0 and "{" not in out.replace("{broken", "").replace("9^{9^{9^9}}", "") and "\x1b" not in out
+    lines = out.splitlines()
+    assert lines[0] == "2 of 10 rows kept, 8 dropped:"
+    assert lines[1].split() == ["2", "bad", "image"]
+    assert lines[2].strip() == "first: raw.jsonl:2 [image]: none.png: image file is missing"
+    shown = dict(zip((line.split(maxsplit=1)[1] for line in lines[1:-1:2]), lines[2:-1:2], strict=True))
+    assert set(shown) == set(report["dropped"]) == set(report["first"])
+    for reason, row, field in (
+        ("bad answer", 4, "answer"),
+        ("proof", 5, "answer"),
+        ("gold does not verify itself", 6, "answer"),
+        ("bad choices", 7, "choices"),
+        ("bad row", 8, ""),
+    ):
+        first = report["first"][reason]
+        assert (first["file"], first["row"], first["field"]) == ("raw.jsonl", row, field)
+        assert first["message"] and f"raw.jsonl:{row}" in shown[reason]
+    assert (
+        "'4*5=20 of them'" in shown["gold does not verify itself"]
+        and report["first"]["gold does not verify itself"]["remedy"]
+    )
+
+
+@pytest.mark.parametrize("where", ["-", "result.json"])
+def test_json_comes_where_it_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Catches JSON that is mixed with words, or words that are lost with it."""
+    monkeypatch.chdir(tmp_path)
+    code, out, err = prepared(tmp_path, capsys, "--json", where)
+    assert code == 0 and not Path("-").exists()
+    words = err if where == "-" else out
+    assert "2 of 10 rows kept" in words and "first: raw.jsonl:2 [image]" in words
+    report = json.loads(out if where == "-" else Path(where).read_text())
+    assert (report["rows"], report["kept"], report["first"]["bad image"]["row"]) == (10, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "bad", [({"image": "none.png"}, {"answer": ""}), ({"answer": "4*5=20 of"}, {"answer": "5*5=25 of"})]
+)
+def test_nothing_kept_is_a_failure_that_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], bad: Sequence[dict[str, Any]]
+) -> None:
+    """Catches success that is reported for an empty data set, and a failure that hides its cause."""
+    path = raw(tmp_path, *bad)
+    code = run(["prepare", "rows", "--input", str(path), "--out", str(tmp_path / "out"), "--workers", "1"])
+    said = capsys.readouterr()
+    assert code == 3 and "none of its 2 rows can be used" in said.err and "raw.jsonl:1 [" in said.err
+    assert not (tmp_path / "out").exists()

@@ -81,7 +81,9 @@ A, B = {"type": "image", "image": "a.png"}, {"type": "image", "image": "b.png"}
         (good(choices="AB"), "choices", "list of texts"),
         (good(choices=["x"] * 27), "choices", "27 options"),
         (good(id=""), "id", "empty"),
-        (good(id=7), "id", "must be text"),
+        (good(id=7.5), "id", "must be text or a whole number"),
+        (good(id=[7]), "id", "must be text or a whole number, not a list"),
+        (good(id=True), "id", "must be text or a whole number, not true or false"),
         (good(meta=[1]), "meta", "object"),
         (good(image_sha=["0" * 64]), "image_sha", "does not name"),
         (good(image_sha=[]), "image_sha", "does not name"),
@@ -136,7 +138,7 @@ def test_markers_place_the_pictures(folder: Path) -> None:
     path = write(folder, good(messages=asks(A, B, "First <image>, then <image>: which?")))
     ((message,),) = [p.messages for p in read_problems(path, images, strict=True)[0]]
     a, b = images.put_file(folder / "a.png"), images.put_file(folder / "b.png")
-    assert message.content == (Text("First"), a, Text(", then"), b, Text(": which?"))
+    assert message.content == (Text("First "), a, Text(", then "), b, Text(": which?"))
 
 
 def test_media_tokens_in_text_are_text(folder: Path) -> None:

@@ -74,12 +74,12 @@ GOOD: list[tuple[str, Row, tuple[Any, ...], list[str], int]] = [
     ("geometry3k", {"id": "17", "images": [hub_image()], "problem": "<image>Find x.", "answer": "3", "choices": ["3", "4"], "ground_truth": "A"},
      ("geometry3k-17", "3", "math", "geometry", "hiyouga/geometry3k", None), ["Find x."], 1),
     ("mmk12", {"id": "ab-1", "question": "In <image>, find angle A.", "answer": "$30^\\circ$", "subject": "math", "image": hub_image()},
-     ("mmk12-ab-1", "30^\\circ", "math", "geometry", "MMK12", None), ["In", ", find angle A."], 1),
+     ("mmk12-ab-1", "30^\\circ", "math", "geometry", "MMK12", None), ["In ", ", find angle A."], 1),
     ("mmk12", {"id": "t", "question": "Which force?\nA. 1 N\nB. 2 N", "answer": "B", "subject": "physics", "image": hub_image()},
      ("mmk12-t", "B", "choice", "perception", "MMK12", ("1 N", "2 N")), ["Which force?\nA. 1 N\nB. 2 N"], 1),
     ("virl39k", {"qid": "Q-1", "question": "<image> and <image>: the difference?", "answer": "\\boxed{17}", "image": ["images/1.png", "images/2.png"],
                  "category": "STEM", "source": "Processed", "PassRate_32BTrained": 0.75, "PassRate_7BUntrained": None},
-     ("virl39k-Q-1", "17", "math", "perception", "Processed", None), ["and", ": the difference?"], 2),
+     ("virl39k-Q-1", "17", "math", "perception", "Processed", None), [" and ", ": the difference?"], 2),
     ("virl39k", {"qid": "Q-2", "question": "What changes?", "answer": "\\boxed{increasing}", "image": ["images/1.png"], "category": "c", "source": "s"},
      ("virl39k-Q-2", "increasing", "text", "perception", "s", None), ["What changes?"], 1),
     ("geoqa_r1v", {"image": hub_image(), "problem": "Find angle 1.", "solution": "<answer> 145° </answer>"},
@@ -251,7 +251,7 @@ def test_trial_27_media_tokens_are_text_and_numbered_markers_name_their_picture(
     row = VIRL | {"question": "<image2> after <image1>", "image": ["images/1.png", "images/2.png"]}
     (problem,), _ = read_problems(write(tmp_path, row), images, reader=SOURCES["virl39k"])
     shades = [int(images.get(p.sha)[0, 0, 0]) if isinstance(p, Image) else p.text for p in problem.messages[0].content]
-    assert shades == [6, "after", 5]
+    assert shades == [6, " after ", 5]
 
 
 def test_trial_29_each_row_has_its_own_pictures(tmp_path: Path) -> None:

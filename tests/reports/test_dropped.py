@@ -57,6 +57,9 @@ def test_counts_reasons_and_rows_are_shown(tmp_path: Path) -> None:
     for reason, why in report["reasons"].items():
         assert reason in elements.text and why in elements.text
     assert "raw.jsonl:4 [answer]" in elements.text
+    assert set(report["first"]) == set(report["dropped"])
+    for fault in report["first"].values():
+        assert f"raw.jsonl:{fault['row']} [{fault['field']}]: {fault['message']}" in elements.text
     pictures = [a for tag, a in elements.found if tag == "img"]
     assert len(pictures) == 2
     assert all((a["src"] or "").startswith("data:image/jpeg;base64,") for a in pictures)

@@ -7,8 +7,9 @@ import math
 import pytest
 
 from lmm_r1 import verify
+from lmm_r1.places import numbers
 from lmm_r1.rewards import VERIFIERS
-from lmm_r1.rewards.boxes import intersection_over_union, numbers
+from lmm_r1.rewards.boxes import intersection_over_union
 from lmm_r1.rewards.compose import weighted
 from lmm_r1.rewards.text import edit_distance
 from lmm_r1.types import Problem

@@ -8,7 +8,7 @@ from tests.structure.source import MODULES, Source, reachable
 
 LAYERS = {
     0: {"types", "config", "errors"},
-    1: {"seams", "drawing", "disk"},
+    1: {"seams", "drawing", "disk", "places"},
     2: {"algorithms", "rewards", "envs", "models", "data", "runs"},
     3: {"rollout", "trainers"},
     4: {"evaluation", "distributed"},
@@ -44,6 +44,7 @@ NO_TORCH = (
     "seams",
     "drawing",
     "disk",
+    "places",
     "rewards",
     "envs",
     "reports",

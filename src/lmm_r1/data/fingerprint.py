@@ -7,7 +7,7 @@ the rows that changed.
 
     <sha256>.rows      a line per row: 16 hex digits of its hash, a space, its id as JSON
 
-Left out: when to compare (stream.py). Standard library only.
+Left out: when to compare (stream.py).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lmm_r1.errors import Fault
+from lmm_r1.places import BOXES
 from lmm_r1.types import Problem, Text
 
 #: Ids that a fault names; of the rest it gives the number.
@@ -33,8 +34,8 @@ def row_hash(problem: Problem) -> bytes:
     said = [[m.role, [p.text if isinstance(p, Text) else [p.sha] for p in m.content]] for m in problem.messages]
     solution = problem.meta.get("solution")
     row: list[object] = [problem.id, said, problem.answer, problem.verifier, problem.env, problem.choices, solution]
-    if problem.is_game:
-        row.append(dict(problem.meta))  # what a game plays by stands there
+    if problem.is_game or problem.verifier == BOXES:
+        row.append(dict(problem.meta))  # what a game plays by stands there, and in what a place is measured
     text = json.dumps(row, ensure_ascii=True, default=str)
     return hashlib.sha256(text.encode("ascii")).digest()[:HASH_BYTES]
 

@@ -39,12 +39,27 @@ from lmm_r1.types import Image
 Pixels = NDArray[np.uint8]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+#: What Pillow calls a JPEG that holds further pictures (a preview, a second eye, a gain map): the first one is shown.
+STILLS = ("MPO",)
 MAX_FILE_BYTES = 64 * 1024 * 1024
 MAX_SIDE = 16_384
 MAX_PIXELS = 40_000_000
 LIMITS = f"side {MAX_SIDE}, area {MAX_PIXELS}"
 #: Qwen2.5-VL's own processor refuses longer pictures; so no model sees one.
 MAX_ASPECT = 200
+
+#: How files begin that are pictures of other kinds, or none: (place, bytes, name).
+_OTHERS = (
+    (0, b"II*\x00", "TIFF"), (0, b"MM\x00*", "TIFF"), (0, b"II+\x00", "BigTIFF"), (0, b"MM\x00+", "BigTIFF"),
+    (4, b"ftypavif", "AVIF"), (4, b"ftypavis", "AVIF"), (4, b"ftyphei", "HEIC"), (4, b"ftyphev", "HEIC"), (4, b"ftypmif1", "HEIF"),
+    (4, b"ftyp", "video (MP4)"), (0, b"\x00\x00\x00\x0cJXL ", "JPEG XL"), (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"), (0, b"8BPS", "Photoshop"), (0, b"%PDF", "PDF"), (0, b"\x00\x00\x01\x00", "ICO"),
+    (0, b"<svg", "SVG"), (0, b"<?xml", "XML or SVG"), (0, b"<!DOCTYPE", "HTML"), (0, b"<!doctype", "HTML"), (0, b"<html", "HTML"),
+    (0, b"\x93NUMPY", "NumPy"), (0, b"PK\x03\x04", "zip"), (0, b"\x1f\x8b", "gzip"), (0, b"\x1aE\xdf\xa3", "video (Matroska)"),
+    (0, b"version https://git-lfs", "Git LFS pointer"),
+)  # fmt: skip
+#: How files of the known kinds begin: one that does and cannot be opened is broken.
+_KNOWN = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"BM", b"GIF8")
 
 #: What Pillow raises on a broken file, by experience of its plugins.
 BROKEN = (
@@ -114,10 +129,12 @@ def _decode(source: Path | io.BytesIO, name: str) -> Pixels:
         with _FILTERS, warnings.catch_warnings():
             # Our own limits, checked right below, are stricter than Pillow's warning.
             warnings.simplefilter("ignore", Pil.DecompressionBombWarning)
+            # A JPEG whose index of further pictures is broken: its first one is read all the same.
+            warnings.filterwarnings("ignore", message=".*malformed MPO", category=UserWarning)
             picture = Pil.open(source, formats=FORMATS)  # reads the header alone
         with picture:
             wrong = check_size(*picture.size)
-            if not wrong and getattr(picture, "n_frames", 1) > 1:
+            if not wrong and picture.format not in STILLS and getattr(picture, "n_frames", 1) > 1:
                 wrong = "a moving picture cannot be used"
             if wrong:
                 raise DataError(Fault(wrong, file=name))
@@ -130,10 +147,32 @@ def _decode(source: Path | io.BytesIO, name: str) -> Pixels:
         what = f"a picture of more than {2 * (Pil.MAX_IMAGE_PIXELS or 0)} pixels is too large (limits: {LIMITS})"
         raise DataError(Fault(what, file=name)) from None
     except UnidentifiedImageError:
-        known = ", ".join(FORMATS)
-        raise DataError(Fault(f"broken or truncated image, or of no known kind ({known})", file=name)) from None
+        what, remedy = _unidentified(_head(source))
+        raise DataError(Fault(what, file=name, remedy=remedy)) from None
     except BROKEN as error:
         raise DataError(Fault(f"broken or truncated image: {_one_line(error)}", file=name)) from None
+
+
+def _head(source: Path | io.BytesIO) -> bytes:
+    """The first bytes of a file."""
+    if isinstance(source, io.BytesIO):
+        return source.getvalue()[:32]
+    with source.open("rb") as file:
+        return file.read(32)
+
+
+def _unidentified(head: bytes) -> tuple[str, str]:
+    """(what is wrong with a file that Pillow does not know, remedy), by its first bytes."""
+    known = ", ".join(FORMATS)
+    if head.startswith(_KNOWN):
+        return "broken or truncated image", ""
+    start = head.lstrip() if head[:1].isspace() else head
+    kind = next((name for at, mark, name in _OTHERS if start[at : at + len(mark)] == mark), "")
+    if kind:
+        pointer = kind == "Git LFS pointer"
+        remedy = "fetch the pictures with git lfs pull" if pointer else "convert it to PNG or JPEG"
+        return f"of no known kind ({known}): it looks like {kind}", remedy
+    return f"of no known kind ({known})", ""
 
 
 def _rgb(picture: Pil.Image) -> Pil.Image:

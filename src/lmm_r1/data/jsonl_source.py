@@ -4,8 +4,8 @@ All rows and pictures are checked once, when the source is made; later a row is 
 asked for, and must then have the hash that was checked. A million rows cost 24 MB; besides, while it is made, the
 ids of all rows for finding duplicates.
 
-Files without lines to find (a JSON array, parquet): `open_rows` holds their rows in memory. Left out: what a row may
-hold (sources.py).
+Files without lines to find (a JSON array, also inside of an object, parquet, UTF-16): `open_rows` holds their rows in
+memory. Left out: what a row may hold (sources.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from typing import Any
 
 from lmm_r1.data.fingerprint import HASH_BYTES, fingerprint, row_hash
 from lmm_r1.data.images import ImageStore
+from lmm_r1.data.raw.fields import identity
 from lmm_r1.data.raw.locate import Pictures
+from lmm_r1.data.raw.rows import is_wrapped
 from lmm_r1.data.raw.sources import Verifiers, problems_in, problems_jsonl, read_problems
 from lmm_r1.data.stream import ListSource, Source
 from lmm_r1.errors import DataError, Fault
@@ -31,7 +33,7 @@ def open_rows(path: Path, images: ImageStore, verifiers: Verifiers | None = None
     """The rows of a prepared file, or those of one domain in it. Raises DataError naming every bad row."""
     with path.open("rb") as file:
         head = file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
-    if head[:1] in (b"{", b""):
+    if head[:1] in (b"{", b"") and not is_wrapped(path):
         return JsonlSource(path, images, verifiers, domain)
     problems, faults = read_problems(path, images, verifiers)
     if faults:
@@ -96,7 +98,7 @@ class JsonlSource:
         with self._path.open("rb") as file:
             for index, start in enumerate(self._starts):
                 file.seek(start)
-                yield str(_object(file.readline()).get("id")), self._hash(index)
+                yield identity(_object(file.readline()), self._lines[index]), self._hash(index)
 
     def _hash(self, index: int) -> bytes:
         return self._hashes[index * HASH_BYTES : (index + 1) * HASH_BYTES]

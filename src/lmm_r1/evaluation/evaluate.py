@@ -25,6 +25,7 @@ from lmm_r1.evaluation.statistics import paired_difference, wilson
 from lmm_r1.evaluation.suites import suite
 from lmm_r1.rewards.format import reasons
 from lmm_r1.rewards.score import make_scorer
+from lmm_r1.rollout.collect import as_seen
 from lmm_r1.rollout.judged import unjudged
 from lmm_r1.rollout.play import Sampling, turns_of
 from lmm_r1.rollout.scoring import play_and_score
@@ -159,8 +160,10 @@ def evaluate_set(
     sampling = replace(sampling, window=chosen.window if memory == "suite" else None if memory == "full" else memory)
 
     def answers(asked: Sequence[Problem], put: Put) -> tuple[ItemResult, ...]:
+        prompts = {p.id: adapter.encode(p.messages) for p in asked}
+        asked = [as_seen(p, prompts[p.id]) for p in asked]
         pairs = [(p, 0) for p in asked]
-        episodes, scores = play_and_score(pairs, engine, adapter, open_environment(put), score, sampling, key)
+        episodes, scores = play_and_score(pairs, engine, adapter, open_environment(put), score, sampling, key, prompts)
         found = tuple(_result(p, s, turns_of(e)) for p, s, e in zip(asked, scores, episodes, strict=True))
         guard_unjudged_items(name, found, max_unjudged)
         return found

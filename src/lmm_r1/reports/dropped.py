@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lmm_r1.errors import Fault
 from lmm_r1.reports.safety import safe
 from lmm_r1.reports.style import STYLE
 
@@ -19,8 +20,8 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/=]{1,200000}")
 #: Sources shown one by one; the rest is added up.
 MOST_SOURCES = 40
 _MORE_STYLE = """
-.reasons td:first-child,.reasons td:nth-child(4){text-align:left;white-space:normal}
-.reasons td:nth-child(4){color:var(--soft);min-width:260px}
+.reasons td:first-child,.reasons td:nth-child(n+4){text-align:left;white-space:normal}
+.reasons td:nth-child(n+4){color:var(--soft);min-width:260px;overflow-wrap:anywhere}
 .share{display:inline-block;width:120px;height:9px;background:var(--pale);border-radius:4px;vertical-align:middle}
 .share b{display:block;height:9px;background:var(--blue);border-radius:4px}
 .row{border-left:3px solid var(--line);padding:2px 0 2px 12px;margin:12px 0}
@@ -70,17 +71,28 @@ def _reasons(report: Mapping[str, Any]) -> str:
     if not dropped:
         return "<section><h2>Dropped</h2><p>No row was dropped.</p></section>"
     total, whys = max(1, _count(report.get("rows"))), report.get("reasons") or {}
+    first = report.get("first") or {}
     lines = []
     for reason, n in sorted(dropped.items(), key=lambda item: (-_count(item[1]), str(item[0]))):
         share = _count(n) / total
         bar = f'<span class="share"><b style="width:{100 * min(1.0, share):.1f}%"></b></span>'
         lines.append(
-            f"<tr><td>{safe(reason)}</td><td>{_count(n):,}</td><td>{bar} {share:.1%}</td><td>{safe(whys.get(reason, ''))}</td></tr>"
+            f"<tr><td>{safe(reason)}</td><td>{_count(n):,}</td><td>{bar} {share:.1%}</td>"
+            f"<td>{safe(whys.get(reason, ''))}</td><td>{_first(first.get(reason))}</td></tr>"
         )
     return (
         '<section><h2>Dropped, by reason</h2><div class="wide"><table class="reasons"><thead><tr><th>reason</th><th>rows</th>'
-        f"<th>of all rows</th><th></th></tr></thead><tbody>{''.join(lines)}</tbody></table></div></section>"
+        f"<th>of all rows</th><th></th><th>first row</th></tr></thead><tbody>{''.join(lines)}</tbody></table></div></section>"
     )
+
+
+def _first(fault: Mapping[str, Any] | None) -> str:
+    """The first fault of a reason, as the terminal shows it."""
+    if not fault:
+        return ""
+    row, names = fault.get("row"), ("message", "file", "field", "remedy")
+    message, file, field, remedy = (str(fault.get(name, "")) for name in names)
+    return safe(Fault(message, file, row if isinstance(row, int) else None, field, remedy))
 
 
 def _sources(report: Mapping[str, Any]) -> str:

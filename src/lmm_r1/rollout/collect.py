@@ -13,6 +13,7 @@ import numpy as np
 
 from lmm_r1.config import RolloutConfig
 from lmm_r1.errors import DataError
+from lmm_r1.places import with_pictures
 from lmm_r1.rollout.judged import Sorting, judged, unjudged
 from lmm_r1.rollout.play import Sampling, seed_of, turns_of
 from lmm_r1.rollout.scoring import play_and_score
@@ -114,7 +115,7 @@ def sampling_of(config: RolloutConfig, max_context: int) -> Sampling:
 def fitting(
     take: Callable[[int], list[Problem]], adapter: ModelAdapter, wanted: int, limit: int
 ) -> tuple[list[Problem], dict[str, Encoded], int]:
-    """(problems whose prompts fit, their prompts, how many were dropped)."""
+    """(problems whose prompts fit, as the model sees them, their prompts, how many were dropped)."""
     problems: list[Problem] = []
     encoded: dict[str, Encoded] = {}
     dropped = 0
@@ -129,12 +130,18 @@ def fitting(
                         f"the last is {problem.id} with {len(prompt.token_ids)} tokens"
                     )
                 continue
+            problem = as_seen(problem, prompt)
             # Two passes over a small data set may meet in one step: the copies are told apart.
             if problem.id in encoded:
                 problem = replace(problem, id=f"{problem.id}#{len(problems)}")
             encoded[problem.id] = prompt
             problems.append(problem)
     return problems, encoded, dropped
+
+
+def as_seen(problem: Problem, prompt: Encoded) -> Problem:
+    """A question with the pictures that the model sees, and its places in their pixels; a game draws its own pictures."""
+    return problem if problem.is_game else with_pictures(problem, prompt.images)
 
 
 def shuffled(groups: Sequence[Group], seed: int) -> list[Group]:

@@ -21,9 +21,10 @@ from lmm_r1.data.raw.sources import SOURCES
 from lmm_r1.errors import Fault, RecipeError
 from lmm_r1.evaluation.suites import suite
 from lmm_r1.rewards import VERIFIERS
+from lmm_r1.runs.sanitise import sanitise
 from lmm_r1.terminal import whisper, write_json
 from lmm_r1.verbs import loading
-from lmm_r1.verbs.options import Json, Seed
+from lmm_r1.verbs.options import Seed
 
 
 def prepare(
@@ -59,9 +60,14 @@ def prepare(
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; they change no result.")] = min(
         4, os.cpu_count() or 1
     ),
-    json_out: Json = None,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE|-", help="Also write the report as JSON; - is stdout.")
+    ] = None,
 ) -> None:
-    """Turn a data set's rows into problems.jsonl; every row is kept or counted under a reason."""
+    """Turn a data set's rows into problems.jsonl; every row is kept or counted under a reason.
+
+    Ends with 0 when any row is kept, however many are dropped, and with 3 when none is.
+    """
     folder = out or Path("data") / source
     wrong = [pair for pair in prefix or [] if "=" not in pair]
     if wrong:
@@ -91,11 +97,14 @@ def prepare(
             page=loading.work("dropped").render,
             say=whisper,
         )
-    for line in prepared_lines(result):
-        whisper(line)
-    result = {name: value for name, value in result.items() if name not in ("examples", "thumbnails")}
-    write_json(json_out, result)
-    typer.echo(json.dumps(result, indent=2, ensure_ascii=True))
+    as_json = json_out == Path("-")
+    for line in (*prepared_lines(result), f"{folder / 'problems.jsonl'}  {folder / 'report.html'}"):
+        typer.echo(sanitise(line), err=as_json)  # stdout is the JSON's where it is asked for
+    figures = {name: value for name, value in result.items() if name not in ("examples", "thumbnails")}
+    if as_json:
+        typer.echo(json.dumps(figures, indent=2, ensure_ascii=True))
+    else:
+        write_json(json_out, figures)
 
 
 def evaluation_file(where: str, images: ImageStore) -> EvaluationFile:

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image as Pil
 
 from lmm_r1.data.images import ImageStore
-from lmm_r1.types import Image, Message, Problem, Text
+from lmm_r1.places import place_fault, with_pictures
+from lmm_r1.types import Image, Problem, Text
 
 TOO_LONG = "prompt too long"
 WHY = {TOO_LONG: "The text and the smallest usable pictures are more tokens than the prompt may have."}
@@ -63,6 +64,7 @@ def shrunk(width: int, height: int, most: int) -> tuple[int, int]:
 def fitted(problem: Problem, images: ImageStore, budget: Budget, made: ImageStore) -> Problem | None:
     """The problem, with smaller pictures if need be; None when it cannot be made to fit.
 
+    Places in the pictures are scaled along (places.py).
     images: holds the problem's pictures. made: takes the smaller ones. Raises DataError for a picture whose file has changed.
     """
     texts = [p.text for m in problem.messages for p in m.content if isinstance(p, Text)]
@@ -80,11 +82,8 @@ def fitted(problem: Problem, images: ImageStore, budget: Budget, made: ImageStor
     spare, excess = room - least, sum(wanted) - least
     limits = [min(MIN_CELLS, cell) + (cell - min(MIN_CELLS, cell)) * spare // excess for cell in wanted]
     smaller = {image.sha: _resized(image, images, limit, made) for image, limit in zip(pictures, limits, strict=True)}
-    messages = tuple(
-        Message(m.role, tuple(smaller[p.sha] if isinstance(p, Image) else p for p in m.content))
-        for m in problem.messages
-    )
-    return replace(problem, messages=messages)
+    fitting = with_pictures(problem, [smaller[image.sha] for image in pictures])
+    return None if place_fault(fitting) else fitting
 
 
 def _resized(image: Image, images: ImageStore, most: int, made: ImageStore) -> Image:

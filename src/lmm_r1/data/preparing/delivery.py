@@ -22,6 +22,8 @@ from typing import Any
 from PIL import Image as Pil
 
 from lmm_r1.data.images import ImageStore, Pixels
+from lmm_r1.data.preparing.examples import cut
+from lmm_r1.errors import Fault
 
 
 class PictureWriter:
@@ -63,9 +65,13 @@ def _write_png(path: Path, pixels: Pixels) -> None:
 
 
 def summary(report: Mapping[str, Any]) -> list[str]:
-    """The report in a few lines for a terminal."""
-    lines = [f"{report['kept']} of {report['rows']} rows kept"]
-    lines += [f"  {n:8}  {reason}" for reason, n in sorted(report["dropped"].items(), key=lambda item: -item[1])]
+    """The report in a few lines for a terminal: every reason with the first row that it dropped."""
+    dropped = f", {report['rows'] - report['kept']} dropped:" if report["dropped"] else ""
+    lines = [f"{report['kept']} of {report['rows']} rows kept{dropped}"]
+    for reason, n in sorted(report["dropped"].items(), key=lambda item: -item[1]):
+        lines.append(f"  {n:8}  {reason}")
+        if first := report["first"].get(reason):
+            lines.append(f"{'':12}first: {cut(' '.join(str(Fault(**first)).split()), 600)}")
     for file in report["against"]:
         lines.append(
             f"against {file['file']} ({file['questions']} questions): {file['rows']} rows repeat one, "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ class Examples:
         self._found: dict[str, list[dict[str, Any]]] = {}
         self._notes: dict[int, str] = {}
         self._small: dict[str, str] = {}
-        self.first_fault = ""
+        #: The first fault of each reason, in the order of the file; its file is a name without a folder.
+        self.first: dict[str, Fault] = {}
 
     def wants(self, reason: str) -> bool:
         """Whether there is room for another one."""
@@ -43,11 +44,19 @@ class Examples:
 
     def fault(self, reason: str, number: int, faults: Sequence[Fault]) -> None:
         """A row that could not be read."""
-        self.first_fault = self.first_fault or str(faults[0])
+        if reason in self.first and not self.wants(reason):
+            return
+        # The name of the file is enough: where it lay is nobody's business.
+        named = [replace(fault, file=Path(fault.file).name) for fault in faults[:3]]
+        self.first.setdefault(reason, named[0])
         if self.wants(reason):
-            # The name of the file is enough: where it lay is nobody's business.
-            why = "; ".join(cut(str(replace(fault, file=Path(fault.file).name)), 300) for fault in faults[:3])
+            why = "; ".join(cut(str(fault), 300) for fault in named)
             self._found.setdefault(reason, []).append({"row": number, "why": why})
+
+    def dropped(self, reason: str, index: int, fault: Fault) -> None:
+        """The first row of a reason that could be read and was dropped."""
+        said = f"{fault.message} {self._notes[index]}" if index in self._notes else fault.message
+        self.first[reason] = replace(fault, message=said)
 
     def note(self, index: int, found: Found) -> None:
         """What the problem of that index repeats, for when it is added."""
@@ -86,9 +95,12 @@ class Examples:
         return sha
 
     def as_dict(self) -> dict[str, Any]:
-        """{"examples": {reason or "kept": [...]}, "thumbnails": {sha: JPEG in base 64}}."""
+        """{"examples": {reason or "kept": [...]}, "thumbnails": {sha: JPEG in base 64}, "first": {reason: {file, row, field,
+        message, remedy}}}."""
         named = {reason or "kept": found for reason, found in sorted(self._found.items())}
-        return {"examples": named, "thumbnails": {sha: data for sha, data in sorted(self._small.items()) if data}}
+        first = {reason: asdict(fault) for reason, fault in sorted(self.first.items())}
+        small = {sha: data for sha, data in sorted(self._small.items()) if data}
+        return {"examples": named, "thumbnails": small, "first": first}
 
 
 def cut(text: str, most: int) -> str:

@@ -54,11 +54,15 @@ _OPTION_LETTER = re.compile(r"[A-J]")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule: `drops(problem)` is true where it fits; `reason` counts, `why` explains the reason to a reader."""
+    """One rule: `drops(problem)` is true where it fits; `reason` counts, `why` explains the reason to a reader.
+
+    field: of a row that it looks at.
+    """
 
     reason: str
     why: str
     drops: Callable[[Problem], bool]
+    field: str = "answer"
 
 
 def question(problem: Problem) -> str:
@@ -164,17 +168,18 @@ def small_picture(side: int) -> Rule:
         "small picture",
         f"A picture is less than {side} pixels high or wide: less than the model's smallest patch.",
         lambda problem: any(min(image.width, image.height) < side for image in problem.images),
+        "image",
     )
 
 
 #: What every data set goes through.
 RULES: tuple[Rule, ...] = (
-    Rule("empty question", "The question holds no text.", asks_nothing),
+    Rule("empty question", "The question holds no text.", asks_nothing, "question"),
     Rule("proof", "Asks for a proof, which has no short answer to compare with.", proof),
     Rule("long answer", f"The answer has more than {MAX_ANSWER_CHARACTERS} characters.", long_answer),
     Rule("several parts", "Several parts are asked or answered at once; a rule checks one.", several_parts),
-    Rule("number of choices", "Fewer than 2 or more than 10 options.", number_of_choices),
-    Rule("equal choices", "Two options are the same, so the letter is a coin toss.", equal_choices),
+    Rule("number of choices", "Fewer than 2 or more than 10 options.", number_of_choices, "choices"),
+    Rule("equal choices", "Two options are the same, so the letter is a coin toss.", equal_choices, "choices"),
     Rule("letter out of range", "The answer names an option that is not there.", letter_out_of_range),
     Rule("approximate answer", "The answer says that it is not exact (about, nearly, more than).", approximate),
     Rule("date", "The answer is a date, which is written in a dozen ways.", date),

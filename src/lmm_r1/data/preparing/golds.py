@@ -1,9 +1,10 @@
-"""Golds against their verifier: each must accept itself, and must not accept what is not it.
+"""Golds against their verifier: each must be read and accept itself, and must not accept what is not it.
 
 A gold that its verifier cannot read pays every reply nothing, and in other systems every reply the full reward; one
-that accepts everything pays for noise. Both show when the verifier is asked: itself in a box must be right, and of
-eight golds of other rows, drawn by seed and different from each other, at most three may be. (One is normal: 0.5 and
-1/2 are two spellings. Numbers with a tolerance may take in two.) Few golds are filled up with values from FOREIGN.
+that accepts everything pays for noise. Both show when the verifier is asked (raw/payable.py): a reply that is the gold
+must be right, the gold must be a value of its kind, and of eight golds of other rows, drawn by seed and different from
+each other, at most three may be right. (One is normal: 0.5 and 1/2 are two spellings. Numbers with a tolerance may take
+in two.) Few golds are filled up with values from FOREIGN.
 
 Verification is pure Python on one core, so `reasons` can spread it over processes; each problem is judged alone, and the
 results come in the order of the problems, whatever the number of workers.
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
+from lmm_r1.data.raw.payable import Verifiers, accepts, is_read
 from lmm_r1.errors import DataError, Fault
 from lmm_r1.seams import Verifier
 from lmm_r1.types import Problem
@@ -30,7 +32,7 @@ NOT_ITSELF = "gold does not verify itself"
 ACCEPTS_OTHERS = "gold accepts other answers"
 WHY = {
     UNKNOWN: "The row names a verifier that does not exist.",
-    NOT_ITSELF: "The verifier does not accept the answer when it is given word for word: no reply could be paid.",
+    NOT_ITSELF: "No reply could be paid: the verifier does not accept the answer, or only a copy of it, word for word.",
     ACCEPTS_OTHERS: "The verifier accepts half of some other rows' answers for this one: any reply might be paid.",
 }
 
@@ -46,20 +48,8 @@ FOREIGN: dict[str, tuple[str, ...]] = {
     "numeric": ("0", "-17", "31.5", "104729", "2.625", "610", "0.003", "8100"),
 }
 
-Verifiers = Mapping[str, Verifier]
 #: Verifier's name -> the golds that every problem of that verifier is tried with.
 Probes = Mapping[str, tuple[str, ...]]
-#: What a verifier might raise on a gold that no one foresaw: the gold is bad, the run goes on.
-_FAILS = (ArithmeticError, ValueError, TypeError, LookupError, AttributeError, RecursionError, MemoryError)
-
-
-def accepts(verifier: Verifier, problem: Problem, answer: str) -> bool:
-    """Whether the verifier pays a reply that is `answer` and nothing else."""
-    # The box keeps an answer that looks like a sentence or holds a tag in one piece.
-    try:
-        return verifier(problem, f"<answer>\\boxed{{{answer}}}</answer>").value == 1.0
-    except _FAILS:
-        return False
 
 
 class Sampler:
@@ -126,7 +116,9 @@ def reason(problem: Problem, verifiers: Verifiers, probes: Probes) -> str:
         return UNKNOWN
     if not accepts(verifier, problem, problem.answer):
         return NOT_ITSELF
-    return ACCEPTS_OTHERS if _too_many(verifier, problem, probes.get(problem.verifier, ())) else ""
+    if _too_many(verifier, problem, probes.get(problem.verifier, ())):
+        return ACCEPTS_OTHERS
+    return "" if is_read(verifier, problem) else NOT_ITSELF
 
 
 def reasons(problems: Iterable[Problem], verifiers: Verifiers, probes: Probes, workers: int = 1) -> Iterator[str]:

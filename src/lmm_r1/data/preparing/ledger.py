@@ -19,19 +19,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmm_r1.errors import Fault
+from lmm_r1.places import OUTSIDE
 from lmm_r1.types import Bool, Problem
 
 #: What stands for a source where a row has none, or could not be read far enough to know it.
 NO_SOURCE, UNREAD = "(no source)", "(not read)"
 NOT_SAMPLED = "not sampled"
-WHY = {NOT_SAMPLED: "Good, but more rows are left than were asked for; the seed drew others."}
+GOLD_OUTSIDE = "gold outside its picture"
+WHY = {
+    NOT_SAMPLED: "Good, but more rows are left than were asked for; the seed drew others.",
+    GOLD_OUTSIDE: "The box or point does not lie in the picture: it belongs to another size of it, or counts something else.",
+}
 
 
 _PICTURE_FIELD = re.compile(r"(?:\w+\.)*(?:image|images|decoded_image)(?:\[\d+\])?|.*\.content\[\d+\]")
 
 
 def fault_reason(fault: Fault) -> str:
-    """Under which reason a row with this fault is counted: "bad " and the field it is in."""
+    """Under which reason a row with this fault is counted: "bad " and the field it is in, but for golds outside."""
+    if fault.message.startswith(OUTSIDE):
+        return GOLD_OUTSIDE
     if _PICTURE_FIELD.fullmatch(fault.field) and not fault.message.startswith("must be"):
         return "bad image"
     return f"bad {re.split(r'[.[]', fault.field)[0] or 'row'}"

@@ -35,7 +35,7 @@ from lmm_r1.data.preparing.against import EvaluationFile, hashes_of, merged
 from lmm_r1.data.preparing.budget import Budget, fitted
 from lmm_r1.data.preparing.contamination import CONTAMINATED, Found, Index, UInt64, image_twins, stem
 from lmm_r1.data.preparing.delivery import PictureWriter, publish
-from lmm_r1.data.preparing.examples import MOST, Examples
+from lmm_r1.data.preparing.examples import MOST, Examples, cut
 from lmm_r1.data.preparing.filters import RULES, reason_to_drop, small_picture
 from lmm_r1.data.preparing.ledger import Ledger, beside_paper, fault_reason
 from lmm_r1.data.preparing.vermulti import CONSTRUCTIONS, with_shuffled_choices
@@ -45,6 +45,17 @@ from lmm_r1.errors import DataError, Fault, RecipeError
 from lmm_r1.types import Image, Message, Problem
 
 BATCH = 512
+#: The field that a reason is about, and what helps, where a rule does not say.
+_FIELDS = {
+    golds.UNKNOWN: "verifier",
+    golds.NOT_ITSELF: "answer",
+    golds.ACCEPTS_OTHERS: "answer",
+}
+_REMEDIES = {
+    golds.NOT_ITSELF: 'a short value that the verifier reads; for words the verifier "text"',
+    prompt_budget.TOO_LONG: "a larger --max-tokens",
+    ledger.NOT_SAMPLED: "a larger --sample, or --sample 0 for all",
+}
 _WHY = golds.WHY | duplicates.WHY | contamination.WHY | ledger.WHY | prompt_budget.WHY
 
 
@@ -83,7 +94,7 @@ def prepare(
     source: a key of SOURCES or CONSTRUCTIONS. verifiers: rewards.VERIFIERS. against: evaluation files. page: report ->
     report.html. Report: {"source", "input", "revision", "rows", "kept", "dropped": {reason: n}, "by_source": {name:
     {"kept": n, "dropped": {reason: n}}}, "by_category", "reasons": {reason: why}, "options", "against", "image_twins",
-    "paper", "examples", "thumbnails"}.
+    "paper", "examples", "thumbnails", "first": {reason: the first row's fault}}.
     Raises RecipeError for an unknown source, DataError when the input cannot be read or nothing is kept.
     """
     if source not in SOURCES and source not in CONSTRUCTIONS:
@@ -102,9 +113,11 @@ def prepare(
         if not report["kept"]:
             if not report["rows"]:
                 raise DataError(Fault("holds no rows", file=opened.name))
-            why = ", ".join(f"{reason} {n}" for reason, n in sorted(report["dropped"].items(), key=lambda kv: -kv[1]))
-            first = f"; the first fault: {job.examples.first_fault}" if job.examples.first_fault else ""
-            raise DataError(Fault(f"none of its {report['rows']} rows can be used: {why}{first}", file=opened.name))
+            ranked = sorted(report["dropped"].items(), key=lambda kv: -kv[1])
+            why = ", ".join(f"{reason} {n}" for reason, n in ranked)
+            first, *others = [job.examples.first[reason] for reason, _ in ranked if reason in job.examples.first]
+            what = f"none of its {report['rows']} rows can be used: {why}; the first fault: {first}"
+            raise DataError(Fault(what, file=opened.name), *others)
         publish(Path(staging), out, report, page)
     return report
 
@@ -326,6 +339,8 @@ class _Job:
                         reason = "bad image"
                         self.ledger.drop(index, reason)
                     if reason:
+                        if reason not in self.examples.first:
+                            self.examples.dropped(reason, index, self._fault_of(reason, index, row))
                         if self.examples.wants(reason):
                             self.examples.add(reason, index, int(self.ledger.number[index]), row)
                         continue
@@ -340,6 +355,18 @@ class _Job:
                 path.unlink()
         self._spill.unlink()
 
+    def _fault_of(self, reason: str, index: int, row: Mapping[str, Any]) -> Fault:
+        """What a row that could be read is dropped for."""
+        fields = {rule.reason: rule.field for rule in self._rules} | _FIELDS
+        field = fields.get(reason, "")
+        said = f" Here it is {cut(row['answer'], 80)!r}." if field == "answer" else ""
+        name, number = Path(self._input.name).name, int(self.ledger.number[index])
+        return Fault(f"{self._why(reason)}{said}", name, number, field, _REMEDIES.get(reason, ""))
+
+    def _why(self, reason: str) -> str:
+        whys = _WHY | {rule.reason: rule.why for rule in self._rules}
+        return whys.get(reason, "The row could not be read; the fault says why.")
+
     def _saved(self, shas: Sequence[str]) -> bool:
         """Whether all pictures of a row lie in the folder now."""
         try:
@@ -352,7 +379,6 @@ class _Job:
     def report(self) -> dict[str, Any]:
         """Everything that is known of the rows; JSON-able."""
         counts = self.ledger.counts()
-        whys = _WHY | {rule.reason: rule.why for rule in self._rules}
         options = self._options
         report: dict[str, Any] = {
             "source": self._source,
@@ -360,7 +386,7 @@ class _Job:
             "revision": self._input.revision or None,
             **counts,
             "by_category": {name: n for name, n in sorted(self._categories.items()) if name},
-            "reasons": {r: whys.get(r, "The row could not be read; the fault says why.") for r in counts["dropped"]},
+            "reasons": {reason: self._why(reason) for reason in counts["dropped"]},
             "options": {
                 "seed": options.seed,
                 "sample": self._count or None,

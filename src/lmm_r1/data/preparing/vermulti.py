@@ -141,7 +141,9 @@ class Construction:
     paper: Mapping[str, int]
 
 
-_NOT_GEOMETRY = Rule("no geometry", "VerMulti-Geo holds geometry alone.", lambda problem: not is_geometry(problem))
+_NOT_GEOMETRY = Rule(
+    "no geometry", "VerMulti-Geo holds geometry alone.", lambda problem: not is_geometry(problem), "question"
+)
 _COMMON = (*RULES, VERIFIABLE, small_picture(MIN_SIDE))
 
 CONSTRUCTIONS: Mapping[str, Construction] = {

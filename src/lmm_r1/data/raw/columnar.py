@@ -25,6 +25,8 @@ except ImportError:  # an extra: the project's own format does not need it
 _BATCH = 64
 _BUFFER = 1024 * 1024  # bytes; without one a whole column of a row group is in memory
 _KINDS = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow stream"}
+#: Names of files that hold nothing else.
+SUFFIXES = (".parquet", ".arrow", ".feather")
 #: What pyarrow raises on a broken file; its own exceptions derive from these, but for a few.
 _BROKEN: tuple[type[Exception], ...] = (OSError, ValueError, TypeError, KeyError, IndexError, OverflowError)
 if pyarrow is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 
 from lmm_r1.data.raw.fields import Put, fault, pictures, place, unboxed, with_options
-from lmm_r1.data.raw.published import CHARTS, MATHV360K_SOURCES, NUMBER, WORDS, domain_of
+from lmm_r1.data.raw.published import CHARTS, MATHV360K_SOURCES, NUMBER, domain_of, is_words
 from lmm_r1.data.raw.rows import Row
 from lmm_r1.types import Message, Problem
 
@@ -34,7 +34,9 @@ def mathv360k(row: Row, number: int, put: Put) -> Problem:
     marks = asked.count("<image>")
     if marks and marks != len(images):
         raise fault("conversations[0].value", f"holds {marks} <image> markers for {len(images)} pictures")
-    stem, _, block = asked.replace("<image>", "").partition("\nChoices:")
+    if marks == 1:  # in front it only says that there is a picture; inside of a sentence it stays where it is
+        asked = asked.strip().removeprefix("<image>")
+    stem, _, block = asked.partition("\nChoices:")
     stem = stem.strip()
     if stem.startswith("Hint:"):
         stem = stem.partition("\n")[2].strip()
@@ -49,7 +51,7 @@ def mathv360k(row: Row, number: int, put: Put) -> Problem:
     if options:
         gold = _letter(gold, options)
         question = with_options(question, options)
-    verifier = "choice" if options else "text" if WORDS.fullmatch(gold) else "math"
+    verifier = "choice" if options else "text" if is_words(gold) else "math"
     if verifier == "math" and source in CHARTS and NUMBER.fullmatch(gold):
         verifier = "numeric"
     return Problem(

@@ -31,15 +31,22 @@ from lmm_r1.data.raw.fields import (
     conversation,
     fault,
     filled,
+    identity,
     kept,
+    named,
+    notes,
     options_in,
     pictures,
     place,
+    place_gold,
     string,
     unboxed,
     with_options,
+    worked,
 )
 from lmm_r1.data.raw.rows import Row, unwritable
+from lmm_r1.errors import DataError, Fault
+from lmm_r1.places import BOXES, numbers
 from lmm_r1.types import Image, Message, Problem, Text
 
 #: Sources of MathV360K (and of VerMulti, drawn from it), by the folder of their pictures.
@@ -57,6 +64,17 @@ WORDS = re.compile(
 )
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?%?|-?\.\d+")
 
+_IN_TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mbox)\s?\{\s*([^{}]*?)\s*\}")
+_LONGEST_WORDS = 300  # characters
+_OF_MATHEMATICS = re.compile(
+    r"(?:there (?:is|are) )?(?:no (?:real )?solutions?|infinity|all real numbers|(?:the )?empty set)|"
+    r"(?:(?:minus|negative)[ -])?(?:{0})(?:[ -](?:and[ -])?(?:{0}))*".format(
+        "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|"
+        "seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand|million"
+    ),
+    re.IGNORECASE,
+)
+_BOX_ASKED = re.compile(r"\b(?:bounding[ -]?box|bbox)", re.IGNORECASE)
 _LETTER = re.compile(r"[A-J]")
 _GEOMETRIC = re.compile(
     r"\b(?:triangles?|circles?|angles?|quadrilaterals?|parallelograms?|rectangles?|rhombus|trapezoids?|polygons?|"
@@ -103,7 +121,18 @@ def judged(gold: str, text: str, field: str = "answer") -> tuple[str, tuple[str,
         if options and ord(gold) - 65 >= len(options):
             raise fault(field, f"names option {gold} of {len(options)}")
         return ("choice", options) if options or _LABELS.search(text) else ("math", None)
-    return ("text" if WORDS.fullmatch(gold) else "math"), None
+    if _BOX_ASKED.search(text) and len(numbers(gold) or ()) == 4:
+        return BOXES, None
+    return ("text" if is_words(gold) else "math"), None
+
+
+def is_words(gold: str) -> bool:
+    """Whether a gold is words, perhaps in \\text{...}, and none that mathematics reads ("no solution")."""
+    if len(gold) > _LONGEST_WORDS:
+        return False
+    inner = _IN_TEXT.fullmatch(gold)
+    words = inner[1] if inner else gold
+    return bool(WORDS.fullmatch(words)) and not _OF_MATHEMATICS.fullmatch(words)
 
 
 def solution_of(text: object) -> dict[str, Any]:
@@ -112,22 +141,32 @@ def solution_of(text: object) -> dict[str, Any]:
 
 
 def unified(row: Row, number: int, put: Put) -> Problem:
-    """{id, source, question, choices, answer, image}: any data set under one set of names."""
-    options = choices(row)
-    gold = answer(row)
+    """{id, source, question, choices or options, answer, image or images}: any data set under one set of names.
+
+    verifier: named where it is not what the answer looks like. meta: what that verifier wants to know.
+    """
+    options = choices(row, named(row, "choices", "options"))
     question = filled(row, "question")
-    images = pictures(row, "image", put)
+    in_numbers = row.get("verifier") == BOXES or _BOX_ASKED.search(question)
+    gold, working = (place_gold(row), "") if in_numbers else worked(row)
+    if options and gold.isdecimal() and int(gold) <= len(options) and gold not in options:
+        what = f"{gold} is none of the {len(options)} options: a position may count from 0 or from 1"
+        raise DataError(Fault(what, field="answer", remedy="give the option's letter, or its text"))
+    images = pictures(row, named(row, "image", "images"), put)
     source = string(row, "source", "")
     geometric = any(word in source.casefold() for word in ("geo", "unigeo"))
+    by_gold = "choice" if options or _LETTER.fullmatch(gold) else judged(gold, question)[0]
     return Problem(
-        id=filled(row, "id"),
+        id=identity(row, number),
         messages=(Message("user", place(with_options(question, options or ()), images, "question")),),
         answer=gold,
-        verifier="choice" if options or _LETTER.fullmatch(gold) else "math",
+        verifier=string(row, "verifier", by_gold),
         source=source,
         choices=options,
         domain="text" if not images else "geometry" if geometric else "perception",
-        meta=solution_of(row.get("solution")) | kept(row, "licence", "split", "level", "subject"),
+        meta=solution_of(row.get("solution") or working)
+        | kept(row, "licence", "split", "level", "subject")
+        | (notes(row) if row.get("verifier") is not None else {}),
     )
 
 
@@ -145,7 +184,7 @@ def deepscaler(row: Row, number: int, put: Put) -> Problem:
         id=f"deepscaler-{number}",
         messages=(Message("user", (Text(question),)),),
         answer=gold,
-        verifier=verifier if verifier == "choice" else "math",
+        verifier=verifier,
         source="DeepScaleR-Preview",
         choices=options,
         domain="text",
@@ -282,11 +321,11 @@ def openai(row: Row, number: int, put: Put) -> Problem:
     source = string(row, "source", "") or string(row, "datasource", "") or "openai"
     verifier, options = judged(gold, text)
     try:
-        identity = _named("openai", number, json.dumps(turns))
+        made = _named("openai", number, json.dumps(turns))
     except (TypeError, ValueError, RecursionError):
         raise fault("messages", "hold something other than text, numbers and lists") from None
     return Problem(
-        id=string(row, "id", "") or identity,
+        id=made if row.get("id") in (None, "") else identity(row, number),
         messages=messages,
         answer=gold,
         verifier=verifier,

@@ -1,8 +1,9 @@
-"""A data file -> its rows, one at a time: JSON lines, one JSON array, CSV, and parquet or arrow by way of columnar.py.
+"""A data file -> its rows, one at a time: JSON lines, one JSON array, CSV (csv_rows.py), parquet or arrow (columnar.py).
 
 A file is untrusted and may be larger than memory: what cannot be read becomes a Fault with its row number (and field)
 in the place of the row, and the rows behind it are read. A byte order mark and CRLF change nothing and pass; NUL
 characters, bytes that are not UTF-8 and half surrogate pairs are faults, since what is written from them cannot be read.
+UTF-16 with its mark is read (encodings.py). An array may stand in an object under "data" or "rows".
 The kind of a file is told by its first bytes, CSV by its name. A pattern ("train-*.parquet") is several files in the
 order of their names, with row numbers that go on.
 
@@ -13,7 +14,6 @@ Formats: JSON, RFC 8259; JSON lines, https://jsonlines.org; CSV, RFC 4180.
 from __future__ import annotations
 
 import codecs
-import csv
 import io
 import itertools
 import json
@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lmm_r1.data.raw import columnar
+from lmm_r1.data.raw import columnar, csv_rows, encodings
 from lmm_r1.errors import DataError, Fault
 
 Row = Mapping[str, Any]
@@ -36,7 +36,12 @@ MAX_LINE = 8 * 1024 * 1024
 _CHUNK = 256 * 1024
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NEXT_OBJECT = re.compile(r",[ \t\r\n]*(?=\{)")
+#: Names under which one object may hold the list of rows.
+WRAPPERS = ("data", "rows")
+#: A row has one of these in front of anything else: its object holds no other rows.
+_OF_ROWS = frozenset(("id", "question", "problem", "messages", "message", "conversations", "answer"))
 _TRIES = 1000  # places behind a broken element where the next row might begin
+_SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "zip",
@@ -66,8 +71,9 @@ def open_file(path: str | Path) -> Input:
 def rows(path: Path) -> Rows:
     """(row number from 1, row or the fault that stands in its place).
 
-    The number is the line of JSON lines, the position in an array or a table, the record of a CSV file without its
-    header. Raises DataError when the file cannot be opened, is compressed, or needs a library that is not installed.
+    The number is the line of the file in JSON lines and CSV (where a record begins; the header is line 1), the position
+    in an array or a table. Raises DataError when the file cannot be opened, is compressed, or needs a library that is
+    not installed.
     """
     several = "*" in path.name and not path.exists()
     files = sorted(path.parent.glob(path.name)) if several else [path]
@@ -83,7 +89,8 @@ def rows(path: Path) -> Rows:
                 bad = unwritable(row)
             except RecursionError:
                 bad = "", "is nested too deeply"
-            yield before + number, _fault(bad[1], path, before + number, bad[0]) if bad else row
+            remedy = "save the file as UTF-8" if bad and "UTF-8" in bad[1] else ""
+            yield before + number, _fault(bad[1], path, before + number, bad[0], remedy) if bad else row
         before, number = before + number, 0
 
 
@@ -111,25 +118,61 @@ def _file_rows(path: Path) -> Rows:
     try:
         with path.open("rb") as file:
             head = file.read(4096)
-            file.seek(0)
-            if (kind := columnar.kind_of(head)) is not None:
-                yield from columnar.rows(path, kind)
-                return
-            packed = next((name for magic, name in _COMPRESSED.items() if head.startswith(magic)), "")
-            if packed:
-                raise DataError(Fault(f"is compressed ({packed})", file=str(path), remedy="unpack it first"))
-            if path.suffix.lower() in (".csv", ".tsv"):
-                yield from _csv_rows(file, path)
-            elif head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
-                yield from _Array(file, path).rows()
+        if (kind := columnar.kind_of(head)) is not None:
+            yield from columnar.rows(path, kind)
+            return
+        packed = next((name for magic, name in _COMPRESSED.items() if head.startswith(magic)), "")
+        if path.suffix.lower() in _SPREADSHEETS:
+            raise DataError(Fault("is a spreadsheet, not its text", file=str(path), remedy="save it as CSV, in UTF-8"))
+        if packed:
+            raise DataError(Fault(f"is compressed ({packed})", file=str(path), remedy="unpack it first"))
+        if head and path.suffix.lower() in columnar.SUFFIXES:
+            shown = head[:40].decode("ascii", "replace").partition("\n")[0].strip()
+            what = f"is no {path.suffix[1:].lower()} file: it begins with {shown!r}"
+            raise DataError(Fault(what, file=str(path), remedy="name it by what it holds: .csv, .tsv or .jsonl"))
+        if path.suffix.lower() in (".csv", ".tsv"):
+            yield from csv_rows.rows(path)
+            return
+        wrapped = is_wrapped(path)
+        with encodings.opened(path) as file:
+            if wrapped or file.peek(4096).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
+                yield from _Array(file, path).rows(wrapped)
             else:
                 yield from _lines(file, path)
     except OSError as error:
         raise DataError(Fault(f"cannot be read: {error.strerror or error}", file=str(path))) from None
 
 
-def _fault(message: str, path: Path, number: int, field: str = "") -> Fault:
-    return Fault(" ".join(message.split()), str(path), number, field)
+def is_wrapped(path: Path) -> bool:
+    """Whether the file is one object that holds the rows under a name of WRAPPERS.
+
+    DataError when it is one object that holds no rows under such a name: each of its lines would be a bad row.
+    """
+    with encodings.opened(path) as file:
+        if not file.peek(4096).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
+            return False
+        first = file.readline(MAX_LINE + 1)
+        while first and not first.strip():
+            first = file.readline(MAX_LINE + 1)
+        row = _row(first.removeprefix(codecs.BOM_UTF8), path, 1)
+        alone = isinstance(row, Mapping)
+        if alone and any(line.strip() for line in iter(lambda: file.readline(_CHUNK), b"")):
+            return False  # lines
+    with encodings.opened(path) as file:
+        keys, found, whole = _Array(file, path).enter()
+    inside = isinstance(row, Mapping) and any(
+        isinstance(v, list) and v and isinstance(v[0], dict) for v in row.values()
+    )
+    if whole and not found and (inside or not alone) and not (alone and _OF_ROWS.intersection(keys)):
+        shown = ", ".join(repr(key)[:40] for key in keys[:6])
+        remedy = f"rows are read from a list under {' or '.join(map(repr, WRAPPERS))}, one array, or one object a line"
+        kind = "is one object" if alone else "begins with an object over several lines"
+        raise DataError(Fault(f"{kind}, not with rows; it holds {shown}", file=str(path), remedy=remedy))
+    return found
+
+
+def _fault(message: str, path: Path, number: int, field: str = "", remedy: str = "") -> Fault:
+    return Fault(" ".join(message.split()), str(path), number, field, remedy)
 
 
 def _no_constant(name: str) -> float:
@@ -169,7 +212,10 @@ def _row(line: bytes, path: Path, number: int) -> Row | Fault:
         # Bytes that are not UTF-8 become half surrogate pairs, which `rows` finds: so the fault can name their field.
         row = _JSON.decode(line.decode(errors="surrogateescape").strip())
     except (ValueError, RecursionError) as error:
-        return _fault(f"is not JSON: {error}", path, number)
+        table = number == 1 and line[:1] not in b"{[" and any(mark in line for mark in b",;\t")
+        return _fault(
+            f"is not JSON: {error}", path, number, remedy="a CSV file is told by its name, .csv" if table else ""
+        )
     return row if isinstance(row, dict) else _fault("is not an object", path, number)
 
 
@@ -183,10 +229,48 @@ class _Array:
         self._file, self._path = file, path
         self._decode = codecs.getincrementaldecoder("utf-8-sig")(errors="surrogateescape").decode
         self._text, self._at, self._more = "", 0, True
+        self._closed = False  # whether the array was read to its end
         self._keys: frozenset[str] = frozenset()  # of the first good row: what a row looks like
 
-    def rows(self) -> Rows:
-        """Element by element; a broken one is a fault, and so is what stands between or behind them."""
+    def enter(self) -> tuple[list[str], bool, bool]:
+        """(names in the object that begins here, whether the window stands at the list of rows in it, whether the object
+        was read to its end)."""
+        names: list[str] = []
+        self._next()
+        self._at += 1
+        while self._next() == '"':
+            name = self._value()
+            if isinstance(name, str) or self._next() != ":":
+                break
+            self._at += 1
+            names.append(name[0])
+            if self._next() == "[" and name[0] in WRAPPERS and not _OF_ROWS.intersection(names):
+                return names, True, False
+            if isinstance(self._value(), str) or self._next() not in (",", "}"):
+                break
+            self._at += 1
+            if self._text[self._at - 1] == "}":
+                return names, False, True
+        return names, False, False
+
+    def rows(self, wrapped: bool = False) -> Rows:
+        """Element by element; a broken one is a fault, and so is what stands between or behind them.
+
+        wrapped: the array stands in an object. Rows of the hub's server, {"row_idx", "row"}, are taken out of theirs.
+        """
+        if wrapped:
+            self.enter()
+            for number, row in self._elements():
+                inner = row.get("row") if isinstance(row, dict) and "row_idx" in row else None
+                yield number, inner if isinstance(inner, dict) else row
+            return
+        number = 0
+        for number, row in self._elements():
+            yield number, row
+        if self._closed and self._next():
+            yield number + 1, self._wrong("something stands behind the array", number + 1)
+
+    def _elements(self) -> Rows:
         self._next()
         self._at += 1  # the bracket
         number, behind = 0, self._next()
@@ -221,8 +305,7 @@ class _Array:
             if not behind or (behind != "{" and not self._found_next()):
                 return
         self._at += 1
-        if self._next():
-            yield number + 1, self._wrong("something stands behind the array", number + 1)
+        self._closed = True
 
     def _wrong(self, message: str, number: int) -> Fault:
         return _fault(message, self._path, number)
@@ -258,9 +341,9 @@ class _Array:
                 if end < len(self._text) or not self._more:
                     self._at = end
                     return (value,)
-                error: Exception = ValueError("ends too early")
+                error = "ends too early"
             except (ValueError, RecursionError) as caught:
-                error = caught
+                error = str(caught)  # the exception itself holds the whole window, and a cycle with this frame
             room = len(self._text) - self._at
             if room > MAX_LINE or not self._more:
                 return f"is not JSON: {error}"
@@ -284,37 +367,3 @@ class _Array:
                 self._at = comma.end()
                 return True
         return False
-
-
-# ---- CSV
-
-
-def _csv_rows(file: io.BufferedReader, path: Path) -> Rows:
-    """Records of a CSV file with a header; an empty cell is None, every other one text."""
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    lines = iter(lambda: text.readline(MAX_LINE), "")
-    reader = csv.reader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-    try:
-        header = next(reader, None)
-    except csv.Error as error:
-        raise DataError(Fault(f"the header cannot be read: {error}", file=str(path))) from None
-    if header is None:
-        return
-    if len(set(header)) < len(header) or not all(name.strip() for name in header):
-        raise DataError(Fault(f"needs a header of different names, not {', '.join(header)[:200]!r}", file=str(path)))
-    number = 0
-    while True:
-        number += 1
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            yield number, _fault(f"is not CSV: {error}", path, number)
-            continue
-        if cells is None:
-            return
-        if not cells:
-            number -= 1
-        elif len(cells) != len(header):
-            yield number, _fault(f"holds {len(cells)} columns, the header {len(header)}", path, number)
-        else:
-            yield number, {name: cell or None for name, cell in zip(header, cells, strict=True)}

@@ -11,16 +11,27 @@ Left out: filters (filters.py) and what a file as a whole should hold (prepare.p
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lmm_r1.data.images import ImageStore
-from lmm_r1.data.raw.fields import Put, Reader, answer, choices, conversation, fault, string
+from lmm_r1.data.raw.fields import (
+    Put,
+    Reader,
+    answer,
+    choices,
+    conversation,
+    fault,
+    identity,
+    notes,
+    place_gold,
+    string,
+)
 from lmm_r1.data.raw.locate import Pictures, Prefix
 from lmm_r1.data.raw.mathv360k import mathv360k
+from lmm_r1.data.raw.payable import Verifiers, payable
 from lmm_r1.data.raw.published import (
     deepscaler,
     geometry3k,
@@ -34,7 +45,7 @@ from lmm_r1.data.raw.published import (
 )
 from lmm_r1.data.raw.rows import Input, Row, open_file, rows
 from lmm_r1.errors import DataError, Fault
-from lmm_r1.seams import Verifier
+from lmm_r1.places import BOXES, place_fault
 from lmm_r1.types import SINGLE_TURN, Image, Problem, Text
 
 __all__ = [
@@ -51,28 +62,17 @@ __all__ = [
     "rows",
 ]
 
-#: rewards.VERIFIERS, passed in: data may not import rewards.
-Verifiers = Mapping[str, Verifier]
-
 
 def problems_jsonl(row: Row, number: int, put: Put) -> Problem:
     """The project's own format, as `row_of` writes it."""
-    identity = string(row, "id")
-    if not identity:
-        raise fault("id", "is empty")
-    meta = row.get("meta") or {}
-    if not isinstance(meta, dict):
-        raise fault("meta", "must be an object")
-    try:
-        json.dumps(meta, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        raise fault("meta", "holds what JSON cannot") from None
+    meta = notes(row)
     messages = conversation(row.get("messages"), put)
+    verifier = string(row, "verifier", "math")
     problem = Problem(
-        id=identity,
+        id=identity(row, number),
         messages=messages,
-        answer=answer(row),
-        verifier=string(row, "verifier", "math"),
+        answer=place_gold(row) if verifier == BOXES else answer(row),
+        verifier=verifier,
         env=string(row, "env", SINGLE_TURN),
         source=string(row, "source", ""),
         choices=choices(row),
@@ -140,7 +140,7 @@ def problems_in(
     """Row by row: its number from 1, and the Problem or everything that is wrong with it (file, row, field).
 
     path: a data file, or rows that are open already (hub.open_input). verifiers: when given, an unknown verifier is a
-    fault, and an answer that does not verify against itself. images_from: the folder, .zip, .tar or .tar.gz that paths
+    fault, and an answer for which no reply could be paid (payable.py). images_from: the folder, .zip, .tar or .tar.gz that paths
     of pictures are relative to; by default the data file's folder. prefixes: (old, new) beginnings of such paths.
     Raises DataError when the file or the archive cannot be read. Only ids are kept of the rows that have passed.
     """
@@ -164,14 +164,17 @@ def problems_in(
 def _check(problem: Problem, first: Mapping[str, int], verifiers: Verifiers | None) -> None:
     if problem.id in first:
         raise fault("id", f"'{problem.id}' was used in row {first[problem.id]} already")
+    if (wrong := place_fault(problem)) is not None:
+        raise DataError(wrong)
     if verifiers is None:
         return
     if problem.verifier not in verifiers:
         raise fault("verifier", f"'{problem.verifier}' is unknown (there are: {', '.join(sorted(verifiers))})")
-    # The box keeps an answer that looks like a sentence or holds a tag in one piece.
-    if verifiers[problem.verifier](problem, f"<answer>\\boxed{{{problem.answer}}}</answer>").value != 1.0:
+    if not payable(verifiers[problem.verifier], problem):
         shown = problem.answer if len(problem.answer) <= 60 else problem.answer[:57] + "..."
-        raise fault("answer", f"does not verify against itself as {problem.verifier}: {shown!r}")
+        remedy = 'no reply could be paid: give a short value, or words with the verifier "text"'
+        what = f"does not verify against itself as {problem.verifier}: {shown!r}"
+        raise DataError(Fault(what, field="answer", remedy=remedy))
 
 
 def row_of(problem: Problem, path_of: Callable[[Image], str]) -> dict[str, Any]:
