@@ -305,7 +305,8 @@ def test_too_many_failed_verdicts_stop_the_run_and_name_them(
     recipe, path, run = recipe_of(tmp_path, algorithm)
     monkeypatch.setattr(RuleScorer, "__call__", failing(lambda call: call % 10 == 3, kind))
     with pytest.raises(
-        EngineError, match=rf"step 1 of only: \d+ of \d+ replies could not be verified.*accuracy of problem .*: {kind}: "
+        EngineError,
+        match=rf"step 1 of only: \d+ of \d+ replies could not be verified.*accuracy of problem .*: {kind}: ",
     ):
         run_recipe(recipe, path, run)
 
