@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lmm_r1.check import check_verifier
@@ -18,6 +19,7 @@ from lmm_r1.config import Reward
 from lmm_r1.rewards.pool import VerifierPool
 from lmm_r1.rewards.remote import TOKEN_VARIABLE, VerifierServer
 from lmm_r1.rewards.score import make_scorer
+from lmm_r1.rewards.worker import as_verdict
 from lmm_r1.types import FAILED_VERDICTS, Problem, Verdict
 from tests.fakes import said
 
@@ -182,6 +184,15 @@ def test_a_failing_verifier_is_no_wrong_answer(name: str) -> None:
         scorer.close()
     assert found.verdicts["accuracy"] in FAILED_VERDICTS and found.parts["accuracy"] == 0.0
     assert re.search(FAILING[name], found.details["accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("found", "value"),
+    [(np.True_, 1.0), (np.bool_(False), 0.0), (np.float32(0.5), 0.5), (np.int64(1), 1.0), (Verdict(np.float32(0.25), "near"), 0.25)],
+)  # fmt: skip
+def test_numpys_numbers_are_numbers(found: object, value: float) -> None:
+    """Catches `return np.isclose(a, b)` that fails on every reply, "returned True (bool); a bool is wanted"."""
+    assert as_verdict(found).value == value and type(as_verdict(found).value) is float
 
 
 def test_an_import_that_fails_names_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+import numpy as np
+
 from lmm_r1.errors import defined_at, printable, raised
 from lmm_r1.rewards import VERIFIERS
 from lmm_r1.types import Problem, Verdict
@@ -55,9 +57,11 @@ def resolve(path: str) -> Callable[..., Any]:
 
 
 def as_verdict(found: object) -> Verdict:
-    """What a verifier returned, checked: a Verdict, a bool or a number in [0, 1]. Raises TypeError or ValueError."""
+    """What a verifier returned, checked: a Verdict, a bool or a number in [0, 1], numpy's too. Raises TypeError or ValueError."""
+    found = found.item() if isinstance(found, np.generic) else found
     if isinstance(found, Verdict):
         value, reason, detail = found.value, found.reason, found.detail
+        value = value.item() if isinstance(value, np.generic) else value
     elif isinstance(found, bool | int | float):
         value, reason, detail = found, "correct" if found == 1 else "wrong", ""
     else:
