@@ -132,9 +132,14 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "a list": (lambda f: (f / "preprocessor_config.json").write_text("[]") and None, "holds no JSON object"),
     "two means": (lambda f: change(f / "preprocessor_config.json", image_mean=[0.5, 0.5]), "three numbers"),
     "words": (lambda f: change(f / "preprocessor_config.json", image_std=["a", "b", "c"]), "three numbers"),
+    "no number": (
+        lambda f: change(f / "preprocessor_config.json", image_mean=[10**400, 0, float("nan")]),
+        "three numbers",
+    ),
     "no spread": (lambda f: change(f / "preprocessor_config.json", image_std=[1, 0, 1]), "above 0"),
     "patches": (lambda f: change(f / "preprocessor_config.json", patch_size=16), "do not belong together"),
     "a limit": (lambda f: change(f / "preprocessor_config.json", max_pixels="many"), "whole number"),
+    "no limit": (lambda f: change(f / "preprocessor_config.json", max_pixels=10**15), "whole number"),
     "template": (lambda f: (f / "chat_template.jinja").unlink(), "no chat template"),
     "tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}") and None, "is no tokenizer"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer.json"),
@@ -367,6 +372,10 @@ def test_files_that_are_lost_or_come_along_are_found(folder: Path) -> None:
         ('{"format": 99}', "format 99"),
         ('{"format": 1}', "no card of a model"),
         (json.dumps({**card().model_dump(mode="json"), "pictures": {"min_pixels": 1, "max_pixels": -5}}), "no card"),
+        (
+            json.dumps({**card().model_dump(mode="json"), "pictures": {"min_pixels": 1, "max_pixels": 10**15}}),
+            "no card",
+        ),
         (json.dumps({**card().model_dump(mode="json"), "files": {"../../etc/passwd": "0"}}), "leaves the folder"),
     ],
 )

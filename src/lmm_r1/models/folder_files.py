@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -42,6 +41,10 @@ _SIZES = (
     ("merge_size", "spatial_merge_size", 2),
     ("temporal_patch_size",) * 2 + (2,),
 )
+#: Bounds far above any use: a folder is not to be trusted, and tables are made as long as it says.
+MOST_PIXELS = 10**9
+Tokens = Annotated[int, Field(ge=1, le=10**6)]
+Pixels = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
 _hashes: dict[tuple[int, ...], str] = {}
 
 
@@ -52,16 +55,16 @@ class _Part(BaseModel):
 class CardPrompt(_Part):
     """The prompt profile of the training: its name, and the text of the system message ("" = none)."""
 
-    profile: str
-    system: str
+    profile: Annotated[str, Field(max_length=1000)]
+    system: Annotated[str, Field(max_length=1_000_000)]
     chat_template: str = ""
 
 
 class CardPictures(_Part):
     """Bounds of a canonical picture, pixels."""
 
-    min_pixels: Annotated[int, Field(ge=1)]
-    max_pixels: Annotated[int, Field(ge=1)]
+    min_pixels: Pixels
+    max_pixels: Pixels
 
 
 class CardSampling(_Part):
@@ -70,9 +73,9 @@ class CardSampling(_Part):
 
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     top_p: Annotated[float, Field(gt=0, le=1)]
-    max_new_tokens: Annotated[int, Field(ge=1)]
-    max_prompt_tokens: Annotated[int, Field(ge=1)]
-    max_context: Annotated[int, Field(ge=1)]
+    max_new_tokens: Tokens
+    max_prompt_tokens: Tokens
+    max_context: Tokens
     memory: Literal["full"] | Window = "full"
 
 
@@ -182,8 +185,9 @@ def processor_of(folder: Path) -> Processor:
     limits = {}
     for name, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
         limit = found.get(name) if found.get(name) is not None else size.get(edge, size.get(name))
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-            raise wrong(name, f"must be a whole number of at least 1, not {limit!r}")
+        whole = isinstance(limit, int) and not isinstance(limit, bool)
+        if limit is not None and not (whole and 1 <= limit <= MOST_PIXELS):
+            raise wrong(name, f"must be a whole number from 1 to {MOST_PIXELS}, not {limit!r:.60}")
         limits[name] = limit
     return Processor(path, channels["image_mean"], channels["image_std"], limits["min_pixels"], limits["max_pixels"])
 
@@ -333,7 +337,7 @@ def _unlike(folder: Path, config: Mapping[str, Any], ids: Mapping[str, int]) -> 
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e9 < value < 1e9
 
 
 # ---- what an export says of itself
