@@ -9,7 +9,7 @@ from typing import Any
 
 from lmm_r1.seams import Player, Put, Step
 from lmm_r1.types import Message, Problem
-from tests.own_game import Guess, GuessEpisode
+from tests.own_game import Guess, GuessEpisode, GuessOptions
 
 Doing = Callable[[], Any]
 
@@ -33,6 +33,9 @@ class Sick(Guess):
     where = ""
     doing: Doing = staticmethod(raises)
 
+    def options(self, **given: Any) -> Any:  # type: ignore[override]
+        return self.doing() if self.where == "options" else GuessOptions(**given)
+
     def problem(self, identity: str, seed: int, options: Any, put: Put) -> Problem:
         return self.doing() if self.where == "problem" else super().problem(identity, seed, options, put)
 
@@ -44,6 +47,9 @@ class Sick(Guess):
 
 
 class Episode(GuessEpisode):
+    def board(self) -> str:
+        return sick.doing() if sick.where == "board" else "dark or light"
+
     def start(self) -> tuple[Message, ...]:
         return sick.doing() if sick.where == "start" else super().start()
 

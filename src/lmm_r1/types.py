@@ -206,7 +206,7 @@ class Failure:
 
     def __str__(self) -> str:
         """One line; the reply is shown as Python writes a string, so that nothing in it reaches a terminal raw."""
-        return f"{self.part} of problem {self.problem_id}, reply {self.reply!r}: {self.reason}: {self.detail or 'no detail'}"
+        return f"{self.part} of problem {self.problem_id}, reply {self.reply!r}: {self.reason}: {self.detail}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def played(where: str, doing: Doing, monkeypatch: pytest.MonkeyPatch) -> str:
         (misuses, r"(PatternError|error): .*"),
     ],
 )
-def test_what_a_gameraisess_is_one_line_with_its_place(
+def test_what_a_game_raises_is_one_line_with_its_place(
     where: str, doing: Doing, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a traceback, an exception without its line, and a game that ends the run as if it were done."""
@@ -92,11 +92,16 @@ def test_nothing_where_something_is_wanted(where: str, said: str, monkeypatch: p
 
 def test_the_command_says_it_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a fault that is one line in a library and a traceback on a terminal."""
-    monkeypatch.setattr(Sick, "where", "start")
     monkeypatch.setattr(Sick, "doing", staticmethod(raises))
-    assert cli.run(["play", "expert", "--game", NAME]) == EngineError.exit_code
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and re.search(rf"failed in start, on problem .*ZeroDivisionError: .*\({HERE}\)", told)
+    for where in ("start", "board"):
+        monkeypatch.setattr(Sick, "where", where)
+        assert cli.run(["play", "expert", "--game", NAME]) == EngineError.exit_code
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1, told
+        assert re.search(rf"failed in {where}, on problem .*ZeroDivisionError: .*\({HERE}\)", told), told
+    monkeypatch.setattr(Sick, "where", "options")
+    assert cli.run(["play", "expert", "--game", NAME]) == RecipeError.exit_code
+    assert re.search(rf"cannot read its options: ZeroDivisionError: .*\({HERE}\)", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(("player", "success"), [("expert", 1.0), ("random", 0.0)])

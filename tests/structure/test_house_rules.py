@@ -56,8 +56,8 @@ def test_no_import_inside_a_function(source: Source) -> None:
         assert node not in inside, f"{source.path}:{node.lineno}: imports {name} inside a function"
 
 
-#: Parts that call a verifier or a game which may be anyone's, on a reply which may be anything.
-RUNS_FOREIGN_CODE = {"rewards.score", "rewards.worker", "rewards.remote", "envs.games", "envs.check"}
+#: Parts that call a verifier or a game which may be anyone's, on a reply which may be anything, or ask its exception what it says.
+RUNS_FOREIGN_CODE = {"errors", "rewards.score", "rewards.worker", "rewards.remote", "envs.games", "envs.check"}
 
 
 @each

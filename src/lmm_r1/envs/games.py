@@ -36,6 +36,8 @@ GAMES: dict[str, Game] = {"sokoban": SokobanGame(), "football": FootballGame()}
 
 #: What an object must have to be a game.
 _PARTS = ("name", "options", "problem", "environment", "player")
+#: Methods of an environment that who looks on may call.
+_LOOKED_ON = ("film", "board")
 #: Seeds drawn for one problem of a split before a game is said to have too few.
 MAX_DRAWS = 1000
 #: Share of all tasks of a game that belong to evaluation, in 1/256.
@@ -94,6 +96,10 @@ def options_of(name: str, options: Mapping[str, Any]) -> Any:
                 )
             )
         raise RecipeError(*faults) from None
+    except LmmR1Error:
+        raise
+    except (Exception, SystemExit) as error:  # noqa: BLE001  a user's options may check themselves by any code
+        raise RecipeError(Fault(f"game '{name}' cannot read its options: {raised(error)}")) from None
 
 
 def is_evaluation(key: str) -> bool:
@@ -229,7 +235,8 @@ class _Foreign:
 
     def __getattr__(self, name: str) -> Any:
         """What else the environment has: its own scripted player looks into it, and a film is taken of it."""
-        return getattr(self.__dict__["_inner"], name)
+        found = getattr(self.__dict__["_inner"], name)
+        return (lambda: self._asked(name, found)) if name in _LOOKED_ON else found
 
     def _asked(self, what: str, call: Callable[[], Any]) -> Any:
         return _guarded(what, self._problem, call, getattr(self._inner, what.partition(",")[0], None))

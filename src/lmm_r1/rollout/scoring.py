@@ -69,7 +69,7 @@ def failures(problem: Problem, episodes: Iterable[Episode], scores: Iterable[Sco
             episode[0].sibling,
             part,
             reason,
-            score.details.get(part, ""),
+            score.details.get(part) or f"verifier {problem.verifier!r}, gold {problem.answer[:SHOWN]!r}",
             turns_of(episode)[-1].reply[:SHOWN],
         )
         for episode, score in zip(episodes, scores, strict=True)
