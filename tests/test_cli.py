@@ -65,7 +65,11 @@ def test_train_passes_recipe_overrides_and_folder(
     assert calls[0] == ("set_threads", (1,), {})
     _, (recipe, path, out), options = calls[1]
     assert (recipe.seed, recipe.stage["fre_text"].update.lr) == (9, 3e-5)
-    assert (path, out, options) == (RECIPES / "quickstart.toml", tmp_path / "run", {"stage": "mgt_geo", "checked": True})
+    assert (path, out, options) == (
+        RECIPES / "quickstart.toml",
+        tmp_path / "run",
+        {"stage": "mgt_geo", "checked": True},
+    )
     assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8")) == RESULTS
     shown = capsys.readouterr().out
     assert "text: undecided" in shown
