@@ -20,7 +20,7 @@ from lmm_r1.check import check, models_near, require
 from lmm_r1.errors import LmmR1Error, RecipeError
 from lmm_r1.models.reply_opening import reply_opening
 from lmm_r1.planning import here
-from lmm_r1.recipes import load_recipe
+from lmm_r1.recipes import dump_recipe, load_recipe
 from lmm_r1.rewards.remote import TOKEN_VARIABLE
 from lmm_r1.runs.folder import RunFolder
 from lmm_r1.settings import SHIPPED
@@ -468,7 +468,11 @@ def test_a_server_that_answers_is_no_fault(world: Path, monkeypatch: pytest.Monk
         taken.bind(("127.0.0.1", 0))
         asked = verifier(f"http://127.0.0.1:{taken.getsockname()[1]}")
         assert not check("r.toml", asked, out=world / "run")["ready"]
-        (RunFolder(world / "run").stage("later").path / "model").mkdir()
+        run = RunFolder(world / "run")
+        run.keep_recipe(dump_recipe(load_recipe("r.toml", asked)))
+        (run.stage("later").path / "model").mkdir()
+        (run.stage("later").checkpoints / "step_000001").mkdir()
         assert check("r.toml", asked, out=world / "run")["ready"]
+        assert not check("r.toml", [*asked, "stage.later.steps=2"], out=world / "run")["ready"], "it would train on"
     with pytest.raises(RecipeError, match="did you mean"):
         require(load_recipe("r.toml"), Path("r.toml"), stage="latr")

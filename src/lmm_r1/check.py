@@ -112,7 +112,8 @@ def examine(
     found.add(CheckpointError.exit_code, wrong, missing, 0 if fetched else None)
     loads = not wrong and not missing
     run = RunFolder(out) if out is not None else None
-    todo = [name for name in recipe.wanted(stage) if run is None or not (run.path / name / "model").is_dir()]
+    done = _finished(run, recipe) if run is not None else set()
+    todo = [name for name in recipe.wanted(stage) if name not in done]
     here = _needs(found, recipe, recipe_path, todo, mended) and loads
     rows = Findings()  # a run meets these last
     for name in todo:
@@ -127,6 +128,15 @@ def examine(
         found.notes += model_notes(recipe)
     if run is not None:
         _check_folder(found, run, recipe, todo, bool(mended))
+
+
+def _finished(run: RunFolder, recipe: Recipe) -> set[str]:
+    """Stages that a session would not train: they have their model, and the recipe asks for no more steps of them."""
+    made = {name for name, progress in run.progress().items() if progress.model}
+    try:
+        return made - set(run.changes_to(dump_recipe(recipe)).reopened)
+    except CheckpointError:  # told where the folder is looked at
+        return made
 
 
 def _try_verifier(found: Findings, name: str, stage: Stage, recipe_path: Path, tried: Tried) -> None:
