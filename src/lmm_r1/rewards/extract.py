@@ -27,12 +27,21 @@ _LEAD = re.compile(
 _LABEL = re.compile(r"^(?:final )?answer\s*:\s*", re.IGNORECASE)
 
 
+_SPACED_TAG = re.compile(r"<\s{0,3}(/?)\s{0,3}answer\s{0,3}>")
+_MENTION = re.compile(
+    r"[`'\"]<answer>(?:[`'\"]|\s?(?:\.{3}|…)?\s?</answer>[`'\"])|<answer>(?:\s?(?:\.{3}|…|and|/|,|&|your answer|answer)?\s?</answer>)?"
+    r"\s(?:and </answer> )?(?:tags?|blocks?|elements?|markers?|format|section)(?![a-z])"
+)
+_BEHIND = re.compile(r"\s?(?:\$|\\\)|\\\])?((?:\s|~|\\[,; ])*(?:\\(?:text|mathrm|rm|textrm)\s?\{[^{}]{1,30}\}|\\?%|°|\^\s?\{?\\circ\}?|[a-zA-Z]{1,12}(?: per [a-z]{1,10})?)(?:/[a-z]{1,6})?(?:\^\{?\d\}?|[²³])?)\s?(?=[.,;!$)]|\\\)|\\\]|\n|$)")
+
+
 @dataclass(frozen=True, slots=True)
 class Extracted:
     """An answer (reason empty), or no answer and the reason code why."""
 
     answer: str
     reason: str = ""
+    unit: str = ""  # what stands right behind a box and may be its unit
 
 
 def outside_thoughts(reply: str) -> str | None:
@@ -74,29 +83,48 @@ def last_box(text: str) -> str | None:
     return None if found is None else text[found[0] : found[1]]
 
 
+def _behind_box(text: str) -> tuple[str, str] | None:
+    """(the inside of the last box, a word right behind it, up to the end of its phrase)."""
+    inside = last_box(text)
+    if inside is None:
+        return None
+    at = text.rfind(f"{{{inside}}}")
+    match = _BEHIND.match(text, at + len(inside) + 2) if at >= 0 and len(inside) <= 60 else None
+    return inside, match.group(1).strip() if match else ""
+
+
 def extract(reply: str) -> Extracted:
     """The answer that a reply commits itself to, without surrounding words such as "the answer is"."""
     text = outside_thoughts(reply)
     if text is None:
         return Extracted("", "no_answer")
+    text = _without_mentions(text)
     blocks = text.count(_ANSWER)
     if blocks > 1:
         return Extracted("", "ambiguous")
-    if blocks == 0:
-        boxed = last_box(text)
-        return Extracted("", "no_answer") if boxed is None else _checked(boxed)
-    _, _, rest = text.partition(_ANSWER)
-    inside, closed, _ = rest.partition(_END)
-    if not closed:
-        return Extracted("", "no_answer")
-    boxed = last_box(inside)
-    return _checked(inside if boxed is None else boxed)
+    if blocks:
+        _, _, rest = text.partition(_ANSWER)
+        text, closed, _ = rest.partition(_END)
+        if not closed:
+            return Extracted("", "no_answer")
+    boxed = _behind_box(text)
+    if boxed is None:
+        return _checked(text, "") if blocks else Extracted("", "no_answer")
+    return _checked(*boxed)
 
 
-def _checked(answer: str) -> Extracted:
+def _without_mentions(text: str) -> str:
+    """The reply with its tags spelled alike, and without those that it only speaks of: "in <answer> tags"."""
+    if text.count("answer") < 2:
+        return text
+    text = _SPACED_TAG.sub(r"<\1answer>", text)
+    return _MENTION.sub(" ", text) if text.count(_ANSWER) > 1 else text
+
+
+def _checked(answer: str, unit: str) -> Extracted:
     if len(answer) > MAX_ANSWER:
         return Extracted("", "too_big")
     bare = answer.strip()
     if bare[:1].isalpha():
         bare = _LABEL.sub("", _LEAD.sub("", bare, count=1), count=1).strip()
-    return Extracted(bare) if bare else Extracted("", "no_answer")
+    return Extracted(bare, "", unit) if bare else Extracted("", "no_answer")

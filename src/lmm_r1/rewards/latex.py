@@ -85,7 +85,12 @@ def _parse(tokens: list[str], ring: type[R]) -> Parsed:
     if len(digits) == 1 and "." in digits[0] and not re.search("[eEo]", digits[0]):
         decimals = len(digits[0].partition(".")[2])
     number = value.symbols <= CONSTANTS  # an expression in variables may be written in any way
-    return Parsed(value, decimals, number and (reader.unfinished or _is_computation(reader, value)))
+    vanished = any(_is_variable(token) for token in tokens)  # 0x, x - x
+    return Parsed(value, decimals, number and (vanished or reader.unfinished or _is_computation(reader, value)))
+
+
+def _is_variable(token: str) -> bool:
+    return (token.isalpha() or token[1:] in _GREEK) and token.lstrip("\\") not in CONSTANTS
 
 
 def _is_computation(reader: _Reader[R], value: R) -> bool:
@@ -188,6 +193,9 @@ class _Reader(Generic[R]):
         """Whether a token may stand right behind a factor, as in 2x, 2(x+1) or 2|x|."""
         if token == "|":
             return self.bars == 0
+        before = self.tokens[self.at - 1] if self.at else ""
+        if token[:1].isdigit() and (before.isalpha() or before[1:] in _GREEK):
+            raise NotExact("a number behind a letter")  # 17 R 3, 4 x 6, 3 o 5: a word or a mark, no product
         return bool(token) and token not in _CLOSING and (token[0].isalnum() or token in "({" or token[0] == "\\")
 
     def signed(self) -> R:
