@@ -51,7 +51,7 @@ _AND = re.compile(
 _OR = ("or", "ou", "oder", "或", "\\lor")
 #: (x, y) = (1, 2): the names of a point.
 #: Between solutions: "or", or a semicolon.
-_SOLUTION = re.compile(rf"{MARK}(?:,\s?)?or{KRAM}|\s(?:or|oder|ou)\s|\\lor(?![a-zA-Z])|或|;")
+_SOLUTION = re.compile(rf"{MARK}(?:,\s?)?(?:or|and){KRAM}|\s(?:or|and|oder|ou)\s|\\lor(?![a-zA-Z])|或|;")
 _STATED = re.compile(r"\\end\s?\{vmatrix\}\s?=")
 _NAMES = re.compile(r"\(\s?([a-zA-Z](?:_\{?\d\}?)?(?:\s?,\s?[a-zA-Z](?:_\{?\d\}?)?){1,3})\s?\)\s?=\s?(?=\()")
 _CLOCK = re.compile(rf"(\d{{1,2}}):(\d{{2}})(?:\s?{MARK}?\s?([ap])\.?\s?m\.?\s?{KRAM}?)?", re.IGNORECASE)
@@ -156,11 +156,13 @@ def _solutions(text: str) -> Several | None:
     if not 2 <= len(groups) <= MAX_ITEMS:
         return None
     points: list[Answer] = []
+    first: set[str] = set()
     for group in groups:
         items = tuple(_item(part) for part in _split(_AND.sub(",", group), ",") if part.strip())
         names = [item.name for item in items if isinstance(item, Named)]
-        if len(items) < 2 or len(set(names)) != len(items):
+        if len(items) < 2 or len(set(names)) != len(items) or (points and set(names) != first):
             return None
+        first = set(names)
         points.append(Several("()", items))
     return Several("list", tuple(points))
 
@@ -320,7 +322,7 @@ def _item(text: str) -> Answer:
             sides.reverse()  # 3 = x
         if _LABEL.fullmatch(sides[0]):
             named = next((k for k, side in enumerate(sides) if not _LABEL.fullmatch(side)), len(sides) - 1)
-            values = [read_compound(side) or read_value(side) for side in sides[named:]]  # x = y = 2 names 2
+            values = [_side(side) for side in sides[named:]]  # x = y = 2 names 2
             same = all(equal_values(v.parsed.value, values[-1].parsed.value) for v in values)
             own = sides[0] in values[-1].parsed.value.symbols  # x = x names nothing
             if _DENIED.search(sides[0]) or own or not same:
@@ -337,6 +339,13 @@ def _item(text: str) -> Answer:
         return Equation(difference) if difference.symbols - CONSTANTS else opaque
     except NotExact:
         return opaque
+
+
+def _side(text: str) -> Value:
+    """A side of an equation: two letters alone are a product there (F = am)."""
+    if len(text) == 2 and text.isalpha():
+        text = " ".join(text)
+    return read_compound(text) or read_value(text)
 
 
 def _one_value(text: str) -> Answer:

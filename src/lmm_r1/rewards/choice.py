@@ -54,21 +54,23 @@ def judge_choice(gold: str, answer: str, choices: Sequence[str] | None) -> Verdi
     if wanted is None or (options and any(ord(c) - 65 >= len(options) for c in wanted)):
         return Verdict(0.0, "error")
     text = _bare(last_line(answer))
-    by_text = _by_text(options, text) if letters(text) is None or text.strip("().: ").islower() else []
-    if len(by_text) == 1:
-        return _decide(wanted, by_text)  # a lower-case letter may be an option's own text
+    plain = _bare(answer)
     text = unled(text)
     said = letters(text)
-    if said is not None:
+    lower = said is not None and text.strip("().: ").islower()
+    if lower and options and (same := _by_text(options, text)):
+        return _decide(wanted, same)  # a lower-case letter may be an option's own text
+    if said is not None and not (lower and len(plain) > 40):
         return RIGHT if said == wanted else WRONG
     if options and len(pairs := _NEXT.split(text)) > 1 and (several := _with_texts(pairs, options)) is not None:
         return RIGHT if several == wanted else WRONG
     match = _WITH_TEXT.fullmatch(text)
-    if match and not (by_text and options):
+    if match:
         return _with_text(match, wanted, options)
-    if (found := concluded(_bare(answer))) is not None:
-        return RIGHT if found == wanted else WRONG
-    return _decide(wanted, by_text)
+    if by_text := _by_text(options, text):
+        return _decide(wanted, by_text)
+    found = concluded(plain)
+    return _decide(wanted, ()) if found is None else RIGHT if found == wanted else WRONG
 
 
 def _with_text(match: re.Match[str], wanted: frozenset[str], options: Sequence[str]) -> Verdict:

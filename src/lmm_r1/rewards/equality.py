@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from lmm_r1.rewards.exact import Exact
+from lmm_r1.rewards.exact import Exact, Key
 from lmm_r1.rewards.latex import Parsed, parse
 from lmm_r1.rewards.measures import quotient
 from lmm_r1.rewards.objects import INTERVALS, Answer, Equation, Inequality, Named, Opaque, Several
@@ -38,6 +38,8 @@ def same(gold: Answer, answer: Answer) -> bool:
         return False  # y and its derivative
     if isinstance(gold, Named) and isinstance(answer, Named) and gold.name != answer.name and _is_quotient(gold, answer):
         return False  # AB/BC and BC/AB
+    if _same_family(gold, answer):
+        return True
     if same_value(_plain(gold), _plain(answer)):
         return not _is_relation(answer) or not isinstance(gold, Named)
     return isinstance(gold, Named) and _same_up_to_a_factor(_difference(gold), _difference(answer), negative=True)
@@ -147,7 +149,9 @@ def _with_letter_unit(value: Value) -> Value:
 
 def _same_scale(unit: str, other: str) -> bool:
     """Two names under which the number is the same: a temperature without its scale, an angle in radians, yen or yuan."""
-    return {unit, other} in ({"degree", "degreeC"}, {"degree", "degreeF"}, {"degree", "rad"}, {"¥", "yen"}, {"¥", "yuan"})
+    if other == "degree" and unit in ("degreeC", "degreeF"):
+        return True
+    return {unit, other} in ({"degree", "rad"}, {"¥", "yen"}, {"¥", "yuan"})
 
 
 def _clock_as_ratio(answer: Answer) -> Several | None:
@@ -355,3 +359,29 @@ def _same_item(gold: Answer, answer: Answer) -> bool:
     return same(gold, answer)
 
 
+
+
+def _same_family(gold: Answer, answer: Answer) -> bool:
+    r"""Whether two families of angles differ in the name of their whole number alone: \frac{\pi}{4} + k\pi and ... + n\pi."""
+    sides = [side.value if isinstance(side, Named) else side for side in (gold, answer)]
+    first, second = (_counter(side) for side in sides)
+    if first is None or second is None or first[0] == second[0]:
+        return False
+    return first[1] == second[1]
+
+
+def _counter(answer: Answer) -> tuple[str, Exact] | None:
+    """(the one letter k, m or n that counts multiples of pi, the value with it renamed)."""
+    if not isinstance(answer, Value) or answer.unit or answer.percent or not isinstance(answer.parsed.value, Exact):
+        return None
+    letters = answer.parsed.value.symbols - CONSTANTS
+    if len(letters) != 1 or not letters <= {"k", "m", "n", "l"} or "pi" not in answer.parsed.value.symbols:
+        return None
+    (letter,) = letters
+    renamed: dict[Key, Fraction] = {}
+    for (symbols, radicand), factor in answer.parsed.value.terms.items():
+        powers = dict(symbols)
+        if letter in powers and (powers[letter] != 1 or powers.get("pi") != 1):
+            return None
+        renamed[(tuple(sorted(("k" if name == letter else name, power) for name, power in symbols)), radicand)] = factor
+    return letter, Exact(renamed)

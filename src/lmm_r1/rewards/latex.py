@@ -48,6 +48,8 @@ _CLOSING = frozenset(closing for closing, _ in _BRACKETS.values())
 #: Two letters that are a word, not a product of two variables; three and more always are.
 _SHORT_WORDS = "no on or so up in at by of to as an if it is we us am pm"
 _WORDS = frozenset(_SHORT_WORDS.split())
+#: Three letters of one of these are variables.
+_NAMES = tuple(map(frozenset, ("abcd", "wxyz", "pqrs", "klmn", "uvwt")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ def _tokens(text: str) -> list[str]:
             tokens.append("\\" + letters)
         elif letters == "infinity":
             tokens.append("\\infty")
-        elif letters and (len(letters) > 2 or letters.lower() in _WORDS):
+        elif letters and _is_word(letters, text, match):
             raise NotExact("a word")
         else:
             tokens += list(letters) if letters else [match.group().strip()]
@@ -122,6 +124,16 @@ def _tokens(text: str) -> list[str]:
     if not tokens:
         raise NotExact("nothing to read")
     return tokens
+
+
+def _is_word(letters: str, text: str, match: re.Match[str]) -> bool:
+    """Whether letters are a word, not variables side by side as in 3abc and \\frac12at^2."""
+    if len(letters) > 3:
+        return True
+    if len(letters) == 3:
+        return not any(set(letters) <= names for names in _NAMES) or not re.search(r"[\d+^/=(-]", text)
+    glued = text[match.start(3) - 1 : match.start(3)] in ("}", ")") or text[match.end() : match.end() + 1] == "^"
+    return letters.lower() in _WORDS and not glued
 
 
 class _Reader(Generic[R]):
@@ -194,9 +206,15 @@ class _Reader(Generic[R]):
         if token == "|":
             return self.bars == 0
         before = self.tokens[self.at - 1] if self.at else ""
-        if token[:1].isdigit() and (before.isalpha() or before[1:] in _GREEK):
+        if token[:1].isdigit() and (before.isalpha() or before[1:] in _GREEK) and not self._is_power():
             raise NotExact("a number behind a letter")  # 17 R 3, 4 x 6, 3 o 5: a word or a mark, no product
         return bool(token) and token not in _CLOSING and (token[0].isalnum() or token in "({" or token[0] == "\\")
+
+    def _is_power(self) -> bool:
+        """Whether a number behind a letter is meant as a factor: n 2^{n-1}, (-1)^n 2."""
+        if self.tokens[self.at - 2 : self.at - 1] == ["^"]:
+            return True
+        return self.peek(1) == "^" and any(token.isalpha() for token in self.tokens[self.at + 2 : self.at + 7])
 
     def signed(self) -> R:
         negative = False

@@ -85,7 +85,7 @@ def concluded(text: str) -> frozenset[str] | None:
         return None
     rest = unled(text[marks[-1].end() :].strip())
     if (found := letters(rest)) is not None:
-        return found
+        return None if rest.strip("([\"' ).]").islower() else found
     behind = _BEHIND.fullmatch(rest)
     if behind and behind.group(1).strip("([\"' )]").isupper() and _REASON.fullmatch(behind.group(2)) and not second_thought(behind.group(2)):
         return letters(behind.group(1).strip())

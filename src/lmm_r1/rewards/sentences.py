@@ -54,7 +54,7 @@ def last_line(answer: str) -> str:
     marks = list(_ANSWER_IS.finditer(answer[-2_000:]))
     if marks and marks[-1].start() > 0:
         rest = answer[-2_000:][marks[-1].end() :].strip().strip("*").strip()
-        if 0 < len(rest) <= 300:
+        if 0 < len(rest) <= 300 and rest.count("{") == rest.count("}"):
             return rest
     return answer
 

@@ -96,7 +96,7 @@ _ALIASES = {
     "heure": "h", "hora": "h", "kilometro": "km",
 }  # fmt: skip
 _QUOTIENTS = {"mph": "mile/h", "kmh": "km/h", "kph": "km/h", "kmph": "km/h", "cc": "cm3", "fps": "ft/s", "mps": "m/s"}
-_SHORT_NAMES = "mm cm dm km nm um in ft yd mi kg mg lb oz ml mL cl cL dl dL kL ms min hr hrs day days gal usd USD lbs sec secs mins cc Hz kHz MHz GHz mV kV mA ohm Pa kPa hPa MPa kJ MJ kW MW mW kN mph kmh kph cal mol eV kWh sq cu bps pts EUR GBP RMB CNY JPY rad KM Km CM Cm KG Kg MM Mm µm fps ha"
+_SHORT_NAMES = "mm cm dm km in ft yd mi kg mg lb oz ml mL cl cL kL ms min hr hrs day days gal usd USD lbs sec secs mins cc Hz kHz MHz GHz mV kV mA ohm Pa kPa hPa MPa kJ MJ kW MW mW kN mph kmh kph cal mol eV kWh sq cu bps pts EUR GBP RMB CNY JPY rad KM Km CM Cm KG Kg MM Mm µm fps"
 _SHORT = frozenset(_SHORT_NAMES.split())
 
 
@@ -186,12 +186,12 @@ def unit_of(written: str) -> str:
             elif low in ("squared", "cubed") and parts and _symbol(parts[-1][0]) in _MEASURES:
                 name, old = parts[-1]
                 parts[-1] = (name, (1 if old > 0 else -1) * (2 if low == "squared" else 3))
-            elif low in _NO_UNIT and word not in _SHORT and not (low in _PREPOSITIONS and parts) or low.endswith("n't"):
+            elif low in _NO_UNIT and word.rstrip(".") not in _SHORT and not (low in _PREPOSITIONS and parts) or low.endswith("n't"):
                 return ""
             else:
                 parts.append((word, sign * power_before))
                 power_before = 1
-    return _joined(parts)
+    return "" if parts and parts[-1][0].lower() == "possible" else _joined(parts)
 
 
 def _joined(parts: list[tuple[str, int]]) -> str:

@@ -15,8 +15,8 @@ _ENGLISH = (
     "guess guessing guessed assume assuming suppose hopefully doubt doubtful impossible invalid mistake mistaken excluded "
     "excluding rejected reject rejecting fails failed fail discarded removed without alternatively otherwise instead versus vs opposite contrary "
     "unclear unsolvable indeterminate above below under over exceeds exceeding within whether rather however although though yet still negated "
-    "denied wait hmm actually almost nearly barely hardly plausible possible seems seem appears "
-    "sometimes usually typically cannot else ruled rule eliminate eliminated question another additional extra too few many off short away"
+    "denied lambda return wait hmm actually almost nearly barely hardly seems seem appears "
+    "sometimes usually typically cannot else ruled eliminate eliminated question another additional extra too few many off short away"
 )
 _OTHERS = (
     # German
