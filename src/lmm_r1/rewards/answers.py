@@ -193,7 +193,7 @@ def _built_set(text: str) -> Several | None:
     joined = {"or" if any(w in word for w in _OR) else "and" for word in _AND.findall(text)}
     if len(joined) == 1 and _COMPARISON.search(text):  # x > 2 and x < 5
         items = tuple(_as_point(_read(part)) for part in _AND.split(text))
-        if all(isinstance(item, Several) and item.kind in _PIECES for item in items):
+        if _NOTHING not in items and all(isinstance(item, Several) and item.kind in _PIECES for item in items):
             return Several("union" if "or" in joined else "intersection", items)
     return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+_FRACTION = r"\\[dt]?frac\s?\{\d{1,9}\}\s?\{\d{1,9}\}|\\[dt]?frac\d\d"
 _NUMBER = r"\d+(?:(?:,|\{,\})\d{3})*(?:\.\d+)?"
 _SCALED = r"(?:\s?(?:million|billion|thousand|trillion|[kKMB]|bn|mn)(?![a-zA-Z]))?"
 _CODES = {"USD": "dollar", "US$": "dollar", "US\\$": "dollar", "EUR": "euro", "GBP": "sterling", "RMB": "yuan", "CNY": "yuan", "JPY": "yen",
@@ -16,8 +17,8 @@ _CODES = {"USD": "dollar", "US$": "dollar", "US\\$": "dollar", "EUR": "euro", "G
 _SIGNS = {"\\$": "dollar", "€": "euro", "£": "sterling", "¥": "¥", "￥": "¥", "₩": "won", "₹": "rupee", "\\pounds": "sterling", "\\euro": "euro",
           "\\text{€}": "euro", "\\text{£}": "sterling", "\\text{\\$}": "dollar"}  # fmt: skip
 _ANY = "|".join(re.escape(sign) for sign in sorted((*_SIGNS, *_CODES), key=len, reverse=True))
-_BEFORE = re.compile(rf"(?<![a-zA-Z])({_ANY})\s?(-?)\s?({_NUMBER})({_SCALED})")
-_BEHIND = re.compile(rf"(?<=\d)({_SCALED})\s?(\\\$|[€£¥￥₩₹]|\\euro|\\pounds)(?!\s?\d)")
+_BEFORE = re.compile(rf"(?<![a-zA-Z])({_ANY})\s?(-?)\s?({_NUMBER}|{_FRACTION})({_SCALED})")
+_BEHIND = re.compile(rf"(?<=[\d}}])({_SCALED})\s?(\\\$|[€£¥￥₩₹]|\\euro|\\pounds)(?!\s?\d)")
 _DOLLAR = re.compile(r"(?<![\\$])\$(?!\$)")
 _MONEY = re.compile(rf"\$\s?-?{_NUMBER}")
 _LETTER_SCALES = {"k": "thousand", "K": "thousand", "M": "million", "mn": "million", "B": "billion", "bn": "billion"}

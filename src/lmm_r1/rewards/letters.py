@@ -49,7 +49,7 @@ _VERB = re.compile(
     r"probably|possibly|seems|looks|if|unless|except|then|vs|wrong|incorrect|false|n't|ist|nicht|est|n'est|es|no\ses|не|или|不|错|錯|是错|或)(?![a-zA-Z'])"
 )
 _HEDGE = re.compile(
-    r"(?<![a-zA-Z])(?:incorrect|wrong|maybe|perhaps|instead|either|probably|possibly|not\s(?:right|correct|true|sure|the|a|it|an?\soption)|unsure|i\sguess|wait|or)(?![a-zA-Z])",
+    r"(?<![a-zA-Z])(?:incorrect|wrong|maybe|perhaps|instead|either|probably|possibly|not\s(?:right|correct|true|sure|the|a|it|an?\soption)|unsure|i\sguess|wait|or|(?:that|this|it)\s(?:is|cannot|can't|isn't|may|might)|cannot\sbe(?:\s(?:right|correct|true|it|so))?$)(?![a-zA-Z])|^(?:false|wrong|no|not|nope)\.?$",
     re.IGNORECASE,
 )
 _OTHER_LETTER = re.compile(r"(?<![a-zA-Z'’\\])[B-J](?![a-zA-Z'’(_^])|(?<![a-zA-Z'’\\])\(?A\)(?![a-zA-Z])|(?<![a-zA-Z'’\\])A$")

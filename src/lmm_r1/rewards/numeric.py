@@ -63,6 +63,8 @@ def judge_number(gold: str, answer: str, tolerance: float = 0.0) -> Verdict:
 
 def _in_unit_of(gold: Value, answer: Value) -> Value | None:
     """The answer in the gold's unit; None when the two contradict each other."""
+    if (gold.percent and answer.unit) or (answer.percent and gold.unit):
+        return None  # both sides say what they count
     if gold.unit == answer.unit or not (gold.unit and answer.unit):
         based = answer.unit.startswith("base ") and answer.unit != gold.unit
         left_out = gold.unit != answer.unit and (gold.compound or answer.compound)

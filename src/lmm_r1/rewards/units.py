@@ -43,10 +43,19 @@ _CHANGING_WORDS = (
     "squared cubed factorial root power percent pct percentage half halves third thirds quarter quarters fourth fourths fifth fifths "
     "sixth sixths seventh eighths eighth ninth ninths tenth tenths hundredth hundredths thousandth thousandths dozen dozens "
     "tens doubled tripled halved double triple twice thrice negative subtracted reversed imaginary score gross remainder "
-    "approximately roughly around et y o und e a to per "
+    "approximately roughly around et y o und e a to per lakh lakhs crore crores myriad myriads hundert tausend million millionen milliarde milliarden "
+    "dutzend mille milliard milliards mil millón millon millones milhões cien ciento cientos docena docenas dúzia dúzias douzaine douzaines centaine "
+    "centaines billón billones тысяч тысяча миллион миллионов squares cubes powers roots reciprocal reciprocals inverse inverses complement negatives opposites factorials "
+    "contradicts diverges converges varies depends applies works holds counts exists means equals exceeds remains seems looks appears divides leaves makes gives becomes results belongs satisfies violates vanishes suffices contains includes happens occurs says claims yields guesses always sideways anyways besides unless thus yes das des les dos " "fails excludes denies misses differs errs loses falls remains was needs has does plus-minus radicals logs "
     "hundred hundreds thousand thousands million millions billion billions trillion trillions infinity"
 )
 _NO_UNIT = frozenset(_CHANGING_WORDS.split()) | frozenset(_NUMBER_WORDS) | DENYING
+_FRACTIONS = re.compile(r"(?:eleven|twelf|\w{2,6}teen|\w{2,5}tie)ths?")
+#: Nouns that are not written with an s; a word that is neither these, nor a unit of the table, nor a plural, is no unit.
+_NOUNS = frozenset(
+    "total altogether overall exactly bps pts people men women children person man woman child feet fish sheep deer mice geese oxen teeth units unit piece data water sugar flour milk paper rice money "
+    "students yuan yen won euro sterling rupee pence won krona kroner peso real franc baht dong rand lira zloty cal kcal mol eV kWh K C ohm rad degree degreeF degreeC".split()  # noqa: SIM905
+)
 _PREPOSITIONS = frozenset(("of", "in", "for", "at", "with", "by"))
 
 _F = Fraction
@@ -95,6 +104,7 @@ _ALIASES = {
     "celsiu": "degreeC", "celsius": "degreeC", "radian": "rad", "rad": "rad", "litro": "l", "metro": "m", "stunde": "h", "minuten": "min", "stunden": "h",
     "heure": "h", "hora": "h", "kilometro": "km",
 }  # fmt: skip
+_NOUNS_BY_ALIAS = frozenset(_ALIASES.values())
 _QUOTIENTS = {"mph": "mile/h", "kmh": "km/h", "kph": "km/h", "kmph": "km/h", "cc": "cm3", "fps": "ft/s", "mps": "m/s"}
 _SHORT_NAMES = "mm cm dm km in ft yd mi kg mg lb oz ml mL cl cL kL ms min hr hrs day days gal usd USD lbs sec secs mins cc Hz kHz MHz GHz mV kV mA ohm Pa kPa hPa MPa kJ MJ kW MW mW kN mph kmh kph cal mol eV kWh sq cu bps pts EUR GBP RMB CNY JPY rad KM Km CM Cm KG Kg MM Mm µm fps"
 _SHORT = frozenset(_SHORT_NAMES.split())
@@ -191,7 +201,22 @@ def unit_of(written: str) -> str:
             else:
                 parts.append((word, sign * power_before))
                 power_before = 1
-    return "" if parts and parts[-1][0].lower() == "possible" else _joined(parts)
+    return _joined(parts) if all(map(_is_noun, _last_words(parts))) else ""
+
+
+def _last_words(parts: list[tuple[str, int]]) -> list[str]:
+    """The words that say what is counted: the last above and the last below the line."""
+    above, below = ([word for word, power in parts if (power > 0) == side] for side in (True, False))
+    return [words[-1] for words in (above, below) if words]
+
+
+def _is_noun(word: str) -> bool:
+    """Whether a word can be what is counted; adverbs, verbs and multipliers of any language are left out by this."""
+    low = word.lower().rstrip(".")
+    name = _symbol(word)
+    if name in _SYMBOLS or name in _NOUNS or low in _QUOTIENTS or low in _NOUNS or name in _NOUNS_BY_ALIAS:
+        return True
+    return len(low) > 3 and low.endswith("s") and not low.endswith(("ss", "us", "is", "wards")) and not _FRACTIONS.fullmatch(low)
 
 
 def _joined(parts: list[tuple[str, int]]) -> str:

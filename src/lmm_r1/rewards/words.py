@@ -11,7 +11,7 @@ import re
 _ENGLISH = (
     "not never no none nor neither cannot can't isn't aren't wasn't weren't doesn't don't didn't won't wouldn't couldn't shouldn't cant isnt "
     "less more fewer greater than least most or if unless except but between undefined unknown wrong incorrect incorrectly "
-    "wrongly false untrue maybe perhaps possibly probably presumably supposedly might could either any likely unlikely unsure uncertain "
+    "wrongly false untrue maybe may perhaps possibly probably presumably supposedly might could either any likely unlikely unsure uncertain "
     "guess guessing guessed assume assuming suppose hopefully doubt doubtful impossible invalid mistake mistaken excluded "
     "excluding rejected reject rejecting fails failed fail discarded removed without alternatively otherwise instead versus vs opposite contrary "
     "unclear unsolvable indeterminate above below under over exceeds exceeding within whether rather however although though yet still negated "
