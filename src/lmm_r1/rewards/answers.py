@@ -18,7 +18,7 @@ from lmm_r1.rewards.latex import Parsed
 from lmm_r1.rewards.measures import read_compound, read_joined
 from lmm_r1.rewards.objects import INTERVALS, Answer, Equation, Inequality, Named, Opaque, Several
 from lmm_r1.rewards.spelling import KRAM, MARK, canonical
-from lmm_r1.rewards.terms import CONSTANTS, Term, equal_values, minus
+from lmm_r1.rewards.terms import CONSTANTS, equal_values, minus
 from lmm_r1.rewards.values import Value, read_value
 from lmm_r1.rewards.words import denies
 
@@ -27,7 +27,7 @@ MAX_NESTING = 60  # brackets within brackets
 
 #: A name before a point, a set or a matrix: (x, y) = (2, 3), A(2, 3), S = \{1, 2\}.
 _OBJECT_LABEL = re.compile(
-    r"^(?:\(\s?[a-zA-Z](?:\s?,\s?[a-zA-Z]){1,3}\s?\)\s?=|[A-Z]\s?=?|[a-z]\s?=|[a-zA-Z]\s?\(\s?[a-z]\s?\)\s?=|[a-z]_\{?[a-z]\}?\s?=|\\(?:vec|mathbf)\s?\{?[a-zA-Z]\}?\s?=)\s?(?=\(\s?[^()]{1,200},|\\\{|\\begin)"
+    r"^(?:\(\s?[a-zA-Z](?:\s?,\s?[a-zA-Z]){1,3}\s?\)\s?=|[A-Z]\s?=?|[a-z]\s?=|[a-zA-Z]\s?\(\s?[a-z]\s?\)\s?=|[a-z]_\{?[a-z]\}?\s?=|\\(?:vec|mathbf)\s?\{?[a-zA-Z]\}?\s?=)\s?(?=\(\s?[^()]{1,200},|\\\{|\\begin|\[\[)"
 )
 _COMPARISON = re.compile(r"<=|>=|[<>]|\\(?:le|ge|ne)(?![a-zA-Z])")
 _RELATION = re.compile(r"\\(?:equiv|sim|in|mod|pmod|to|cong|subset|subseteq|Rightarrow|implies|iff)(?![a-zA-Z])")
@@ -63,7 +63,9 @@ _ABSOLUTE = re.compile(r"\|([^|<>=]{1,60})\|\s?(<=|>=|<|>|\\(?:le|ge)(?![a-zA-Z]
 _ONE_NAME = rf"{MARK}?[a-zA-Z]{{1,12}}(?:_\s?(?:\{{\s?\w{{1,6}}\s?\}}|\w))?{KRAM}?"
 _RATIO_NAME = re.compile(rf"{_ONE_NAME}(?:\s?:\s?{_ONE_NAME}){{1,4}}")
 #: An expression that is named, not read: what follows its equals sign is what it comes to.
-_OPERATOR = re.compile(r"\\(?:bmod|mod|lim|sum|prod|int|det|gcd|lcm|max|min|operatorname)(?![a-zA-Z])|\\begin\s?\{vmatrix\}")
+_OPERATOR = re.compile(
+    r"\\(?:bmod|mod|lim|sum|prod|int|det|gcd|lcm|max|min|operatorname)(?![a-zA-Z])|\\begin\s?\{vmatrix\}"
+)
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "\\le": "\\ge", "\\ge": "\\le"}
 _BUILDER = re.compile(rf"^\s*{_SYMBOL}\s*(?:\\in\s*\\mathbb\s?\{{?R\}}?\s*)?[|:]")
 _EMPTY = frozenset(

@@ -17,7 +17,9 @@ from lmm_r1.rewards.text import words
 from lmm_r1.types import Problem, Verdict
 
 _BARE_LETTER_UNIT = re.compile(r"(.*\d)\s[mgslhL]")
-_WITH_TEXT = re.compile(r"(?:[(\[]\s?([A-Za-z])\s?[)\]]|([A-Za-z])(?:\s?[).:,]|\s?(?=\()|\s(?=[-\d])))\s*(\S.*)", re.DOTALL)
+_WITH_TEXT = re.compile(
+    r"(?:[(\[]\s?([A-Za-z])\s?[)\]]|([A-Za-z])(?:\s?[).:,]|\s?(?=\()|\s(?=[-\d])))\s*(\S.*)", re.DOTALL
+)
 #: A. 10, C. 14
 _NEXT = re.compile(r"(?:\s?[,;]\s?(?:and\s)?|\sand\s|\s)(?=\(?[A-Z]\s?[).:]\s?\S)")
 _CAPITALS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -77,7 +79,12 @@ def _with_text(match: re.Match[str], wanted: frozenset[str], options: Sequence[s
     """A letter and a text behind it: they must agree."""
     letter = (match.group(1) or match.group(2)).upper()
     if not options:
-        rest = match.string[match.end(1) if match.group(1) else match.end(2) :].lstrip(")] ").removeprefix(".").removeprefix(":")
+        rest = (
+            match.string[match.end(1) if match.group(1) else match.end(2) :]
+            .lstrip(")] ")
+            .removeprefix(".")
+            .removeprefix(":")
+        )
         if second_thought(rest) and not _is_reason(rest):
             return Verdict(0.0, "ambiguous")
         return RIGHT if wanted == {letter} else WRONG
@@ -85,7 +92,7 @@ def _with_text(match: re.Match[str], wanted: frozenset[str], options: Sequence[s
 
 
 def _is_reason(rest: str) -> bool:
-    r"""", which is cold": what a comma behind the letter may open."""
+    r""" ", which is cold": what a comma behind the letter may open."""
     return bool(re.match(r"\s?,\s?(?:which|because|since)\s", rest)) and not second_thought(rest.lstrip(" ,"))
 
 

@@ -36,7 +36,12 @@ def same(gold: Answer, answer: Answer) -> bool:
         return _same_up_to_a_factor(_difference(gold), _difference(answer), negative=True)
     if isinstance(gold, Named) and isinstance(answer, Named) and gold.name.count("'") != answer.name.count("'"):
         return False  # y and its derivative
-    if isinstance(gold, Named) and isinstance(answer, Named) and gold.name != answer.name and _is_quotient(gold, answer):
+    if (
+        isinstance(gold, Named)
+        and isinstance(answer, Named)
+        and gold.name != answer.name
+        and _is_quotient(gold, answer)
+    ):
         return False  # AB/BC and BC/AB
     if _same_family(gold, answer):
         return True
@@ -201,7 +206,9 @@ def _shows(exact: Exact | Term, shown: Fraction, decimals: int, cut: bool) -> bo
     if value is None:
         return False
     off = abs(value - shown)
-    if off * 2 * 10**decimals <= 1 or (cut and off * 10**decimals < 1 and abs(shown) <= abs(value) and value * shown > 0):
+    if off * 2 * 10**decimals <= 1 or (
+        cut and off * 10**decimals < 1 and abs(shown) <= abs(value) and value * shown > 0
+    ):
         return True
     digits = len(str(abs(shown.numerator * 10**decimals // shown.denominator)))
     return _FLOAT_DIGITS <= digits <= _FLOAT_DIGITS + 3 and off <= abs(value) * _FLOAT_ERROR
@@ -328,7 +335,9 @@ def _same_ratio(gold: Several, answer: Answer) -> bool:
         answer = answer.value
     if isinstance(answer, Several) and _distinct_names(gold) and _distinct_names(answer):
         gold, answer = _by_name(gold, answer)
-        if [i.name for i in gold.items if isinstance(i, Named)] != [i.name for i in answer.items if isinstance(i, Named)]:
+        if [i.name for i in gold.items if isinstance(i, Named)] != [
+            i.name for i in answer.items if isinstance(i, Named)
+        ]:
             return False
     wanted = [value.parsed.value for value in _values(gold)]
     if isinstance(answer, Value) and len(wanted) == 2 and not answer.unit and not answer.percent:
@@ -357,8 +366,6 @@ def _same_item(gold: Answer, answer: Answer) -> bool:
     if isinstance(gold, Named) and isinstance(answer, Named) and gold.name != answer.name:
         return False
     return same(gold, answer)
-
-
 
 
 def _same_family(gold: Answer, answer: Answer) -> bool:

@@ -32,7 +32,9 @@ _MENTION = re.compile(
     r"[`'\"]<answer>(?:[`'\"]|\s?(?:\.{3}|…)?\s?</answer>[`'\"])|<answer>(?:\s?(?:\.{3}|…|and|/|,|&|your answer|answer)?\s?</answer>)?"
     r"\s(?:and </answer> )?(?:tags?|blocks?|elements?|markers?|format|section)(?![a-z])"
 )
-_BEHIND = re.compile(r"\s?(?:\$|\\\)|\\\])?((?:\s|~|\\[,; ])*(?:\\(?:text|mathrm|rm|textrm)\s?\{[^{}]{1,30}\}|\\?%|°|\^\s?\{?\\circ\}?|[a-zA-Z]{1,12}(?: per [a-z]{1,10})?)(?:/[a-z]{1,6})?(?:\^\{?\d\}?|[²³])?)\s?(?=[.,;!$)]|\\\)|\\\]|\n|$)")
+_BEHIND = re.compile(
+    r"\s?(?:\$|\\\)|\\\])?((?:\s|~|\\[,; ])*(?:\\(?:text|mathrm|rm|textrm)\s?\{[^{}]{1,30}\}|\\?%|°|\^\s?\{?\\circ\}?|[a-zA-Z]{1,12}(?: per [a-z]{1,10})?)(?:/[a-z]{1,6})?(?:\^\{?\d\}?|[²³])?)\s?(?=[.,;!$)]|\\\)|\\\]|\n|$)"
+)
 
 
 @dataclass(frozen=True, slots=True)

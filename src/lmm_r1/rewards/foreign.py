@@ -38,7 +38,9 @@ _CJK_UNITS = {
 #: What is counted; the word itself is the unit.
 _COUNTERS = "个 個 人 名 位 只 隻 条 條 本 张 張 次 种 種 件 辆 輛 棵 朵 岁 歳 歲 颗 顆 支 枝 根 匹 枚 頭 头 套 份 家 页 頁 行 列 步 場 场 回 倍数 つ ポイント 点 點 개 명 마리 살 번 組 组 班 座 间 間 台 艘 盒 箱 袋 瓶 杯 碗 双 雙 对 對 把 題 题 道"
 _CJK = "|".join(sorted((*_CJK_UNITS, *_COUNTERS.split()), key=len, reverse=True))
-_CJK_UNIT = re.compile(rf"(?<=[\d)}}%])(\s?\$?\s?)({_CJK})(?=[\s\d.,。，、!！$)}}]|$|です|だ|である|左右|了|학생|학|入)")
+_CJK_UNIT = re.compile(
+    rf"(?<=[\d)}}%])(\s?\$?\s?)({_CJK})(?=[\s\d.,。，、!！$)}}]|$|です|だ|である|左右|了|학생|학|入)"
+)
 _CJK_SCALES = {"万": 4, "萬": 4, "亿": 8, "億": 8, "만": 4, "억": 8, "千万": 7, "千萬": 7, "百万": 6, "百萬": 6}
 _CJK_SCALE = re.compile(r"(\d+(?:\.\d+)?)\s?(千万|千萬|百万|百萬|万|萬|亿|億|만|억)")
 
@@ -68,7 +70,12 @@ def _scaled(scale: str) -> str:
 def _dollars(text: str) -> str:
     r"""Bare dollar signs that are money as \$; those that open and close mathematics stay."""
     signs = [match.start() for match in _DOLLAR.finditer(text)]
-    if len(signs) == 1 and signs[0] > 0 and re.fullmatch(rf"-?{_NUMBER}\s?", text[: signs[0]].strip()) and not text[signs[0] + 1 :].strip():
+    if (
+        len(signs) == 1
+        and signs[0] > 0
+        and re.fullmatch(rf"-?{_NUMBER}\s?", text[: signs[0]].strip())
+        and not text[signs[0] + 1 :].strip()
+    ):
         return text[: signs[0]] + "\\$"  # 20$
     found, at, last = [], 0, 0
     while at < len(signs):

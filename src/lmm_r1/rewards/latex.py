@@ -206,7 +206,11 @@ class _Reader(Generic[R]):
         if token == "|":
             return self.bars == 0
         before = self.tokens[self.at - 1] if self.at else ""
-        if token[:1].isdigit() and (before.isalpha() or before[1:] in _GREEK) and not self._is_power():
+        if (
+            token[:1].isdigit()
+            and (before.isalpha() or before[1:] in _GREEK or before == "\\circ")
+            and not self._is_power()
+        ):
             raise NotExact("a number behind a letter")  # 17 R 3, 4 x 6, 3 o 5: a word or a mark, no product
         return bool(token) and token not in _CLOSING and (token[0].isalnum() or token in "({" or token[0] == "\\")
 
@@ -214,7 +218,12 @@ class _Reader(Generic[R]):
         """Whether a number behind a letter is meant as a factor: n 2^{n-1}, (-1)^n 2."""
         if self.tokens[self.at - 2 : self.at - 1] == ["^"]:
             return True
-        return self.peek(1) == "^" and any(token.isalpha() for token in self.tokens[self.at + 2 : self.at + 7])
+        if self.peek(1) != "^":
+            return False
+        if self.peek(2) != "{":
+            return self.peek(2).isalpha()
+        inside = self.tokens[self.at + 3 : self.at + 12]
+        return any(token.isalpha() for token in inside[: inside.index("}") if "}" in inside else 9])
 
     def signed(self) -> R:
         negative = False

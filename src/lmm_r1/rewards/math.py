@@ -24,7 +24,7 @@ from lmm_r1.rewards.answers import read
 from lmm_r1.rewards.equality import same
 from lmm_r1.rewards.exact import TooBig
 from lmm_r1.rewards.extract import MAX_ANSWER, extract
-from lmm_r1.rewards.objects import Answer, Named, Opaque, Several
+from lmm_r1.rewards.objects import Answer, Opaque, Several
 from lmm_r1.rewards.phrases import unframed, without_tail
 from lmm_r1.rewards.sentences import last_line, stated
 from lmm_r1.rewards.spelling import canonical, join_thousands, tidy
@@ -36,16 +36,20 @@ RIGHT, WRONG = Verdict(1.0, "correct"), Verdict(0.0, "wrong")
 
 
 @lru_cache(maxsize=4096)
-def _read_gold(gold: str) -> tuple[str, Answer, Answer] | None:
-    """(tidy text, reading with thousands joined, reading without); None for a gold that cannot pay."""
+def _read_gold(gold: str) -> tuple[str, Answer | None, Answer | None] | None:
+    """(tidy text, reading with thousands joined, reading without); None for a gold that cannot pay.
+
+    A gold over the limits has no readings: it pays what is written like it.
+    """
     if not gold.strip() or len(gold) > MAX_ANSWER:
         return None
     text = without_tail(tidy(gold))
+    if not canonical(text):
+        return None
     try:
-        readings = _readings(text)
+        return (text, *_readings(text))
     except TooBig:
-        readings = Opaque(canonical(text)), Opaque(canonical(text))  # equal to what is written alike
-    return (text, *readings) if canonical(text) else None
+        return text, None, None
 
 
 @lru_cache(maxsize=256)
@@ -89,17 +93,20 @@ def judge(gold: str, answer: str) -> Verdict:
         return Verdict(0.0, "error")
     if len(answer) > MAX_ANSWER:
         return Verdict(0.0, "too_big")
-    gold_text, *golds = wanted
+    gold_text, *read_golds = wanted
+    golds = [reading for reading in read_golds if reading is not None]
     answer = last_line(answer)
     tidied = tidy(answer)
     text = unframed(tidied)
     try:
         if canonical(text) == canonical(gold_text):
             return RIGHT
+        if not golds:
+            return Verdict(0.0, "error")
         readings = _readings(text)
         if any(same(g, a) for g, a in zip(golds, readings, strict=True)):
             return RIGHT
-        if not isinstance(readings[0], Opaque) and not _words_left(readings[0]):
+        if not _words_left(readings[0]):
             return WRONG
         for said in stated(tidied):
             readings = _readings(unframed(said))
@@ -117,7 +124,7 @@ def _words_left(answer: Answer) -> bool:
     """Whether something in an answer could only be read as a string."""
     if isinstance(answer, Several):
         return any(_words_left(item) for item in answer.items)
-    return isinstance(answer, Opaque) or (isinstance(answer, Named) and len(answer.name) > 20)
+    return isinstance(answer, Opaque)
 
 
 def checked(compare: Callable[[str, str], Verdict], gold: str, reply: str) -> Verdict:

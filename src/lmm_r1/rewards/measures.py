@@ -41,11 +41,14 @@ _JOINTS = {
     "between": r"and|to",
 }
 _JOINT = {
-    kind: re.compile(rf"(?:,\s?)?{MARK}?\s?(?<![a-zA-Z\\])(?:{words})(?![a-zA-Z])\s?{KRAM}?") for kind, words in _JOINTS.items()
+    kind: re.compile(rf"(?:,\s?)?{MARK}?\s?(?<![a-zA-Z\\])(?:{words})(?![a-zA-Z])\s?{KRAM}?")
+    for kind, words in _JOINTS.items()
 }
 _RANGE = re.compile(rf"^{MARK}?\s?(from|between)\s?{KRAM}?\s", re.IGNORECASE)
 _COMPASS = r"N|S|E|W|[Nn]orth|[Ss]outh|[Ee]ast|[Ww]est"
-_BEARING = re.compile(rf"{MARK}?\s?({_COMPASS})\s?{KRAM}?\s?([^a-zA-Z{MARK}{KRAM}]{{1,20}}?(?:\\circ|\\degree)?)\s?{MARK}?\s?({_COMPASS})\s?{KRAM}?")
+_BEARING = re.compile(
+    rf"{MARK}?\s?({_COMPASS})\s?{KRAM}?\s?([^a-zA-Z{MARK}{KRAM}]{{1,20}}?(?:\\circ|\\degree)?)\s?{MARK}?\s?({_COMPASS})\s?{KRAM}?"
+)
 
 
 def read_compound(text: str) -> Value | None:
@@ -54,7 +57,12 @@ def read_compound(text: str) -> Value | None:
     if found is None:
         return None
     parts = [(m.group(1), m.group(2)) for m in _PARTS.finditer(found.group(2))]
-    units = _named([unit.replace(MARK, "").replace(KRAM, "").replace(" ", "").replace("\\circ", "degree").strip("^.") for _, unit in parts])
+    units = _named(
+        [
+            unit.replace(MARK, "").replace(KRAM, "").replace(" ", "").replace("\\circ", "degree").strip("^.")
+            for _, unit in parts
+        ]
+    )
     total = Exact.number(0)
     previous = None
     for (number, _), unit in zip(parts, units, strict=True):
@@ -71,7 +79,7 @@ def read_compound(text: str) -> Value | None:
 
 def _named(written: list[str]) -> list[str]:
     """The units by one spelling: in 3h 40m the m are minutes, behind degrees ' and '' are parts of a degree."""
-    units = [unit if unit == "degree" else unit_of(unit) for unit in written]
+    units = [unit if unit in ("degree", "d") else unit_of(unit) for unit in written]
     if "degree" in units or "deg" in units:
         return [_ANGLES.get(raw, {"min": "arcmin", "s": "arcsec"}.get(unit, "degree" if unit == "deg" else unit))
                 for raw, unit in zip(written, units, strict=True)]  # fmt: skip
@@ -114,7 +122,8 @@ def quotient(answer: Several) -> tuple[Exact, Exact] | None:
     """(1, 12) for 1 in 12: what may also be written as a fraction."""
     if answer.kind != "out of" or len(answer.items) != 2:
         return None
-    values = [item.parsed.value for item in answer.items if isinstance(item, Value) and not item.unit and not item.percent]
+    values = [
+        item.parsed.value for item in answer.items if isinstance(item, Value) and not item.unit and not item.percent
+    ]
     exact = [value for value in values if isinstance(value, Exact)]
     return (exact[0], exact[1]) if len(exact) == 2 and exact[1].rational else None
-

@@ -10,9 +10,12 @@ import re
 
 from lmm_r1.rewards.spelling import KRAM, MARK
 from lmm_r1.rewards.units import changes_number
-from lmm_r1.rewards.words import STRONG, denies, words_of
+from lmm_r1.rewards.words import STRONG, denied_ahead, denies, words_of
 
-_HEADING = re.compile(r"^\s*(?:#{1,6}\s+.{0,60}|\*\*\s?(?:the )?(?:final )?(?:answer|result|solution)\s?:?\s?\*\*\s?:?)\s*$", re.IGNORECASE)
+_HEADING = re.compile(
+    r"^\s*(?:#{1,6}\s+.{0,60}|\*\*\s?(?:the )?(?:final )?(?:answer|result|solution)\s?:?\s?\*\*\s?:?)\s*$",
+    re.IGNORECASE,
+)
 _ANSWER_IS = re.compile(
     r"(?:(?<![a-z])(?:final\s+)?(?:answer|result)\**\s*(?:is|:|=|：)\**\s*:?|(?:答案|回答|答え|正解|正确答案|正確答案|정답|답)\s*(?:是|为|為|は|은|는)?\s*[:：]?|"
     r"(?<![а-я])ответ\s*[:：]|(?<![a-z])(?:respuesta|réponse|antwort|resposta|risposta)\s*(?:es|est|ist|é|:|：))\s*",
@@ -32,10 +35,19 @@ _SENTENCE = re.compile(
     rf"^(?P<lead>[^\d=<>:;]{{1,160}}?[\s}}])(?P<link>{_LINK})(?:,?\s{_APPROXIMATELY}){{0,3}}\s?:?\s?{_BEGIN}(?P<value>.{{1,300}})$",
     re.IGNORECASE,
 )
-_CONCLUSION = re.compile(rf"^(?:so|thus|hence|therefore|then|finally|we (?:find|get|have|obtain|conclude|see)(?: that)?)[\s,:]+{_BEGIN}(?P<value>.{{1,300}})$", re.IGNORECASE)
-_LABELLED = re.compile(rf"^(?P<lead>[^\W\d_][^\d=<>:;,]{{2,80}}):\s?(?P<value>\S.{{0,300}})$")
-_IS_ANSWER = re.compile(r"\s(?:is|are)\s(?:the|our|my|a|one)(?:\s(?:final|correct|only|required))?\s(?:answers?|solutions?|results?|values?)$", re.IGNORECASE)
-_TRAIL = re.compile(r"\s(?:to|in|for|of|at|on|from|with|altogether|total|left|each|when|after|before|during|remaining|overall)(?=\s|$)[^\d=<>\\]*$", re.IGNORECASE)
+_CONCLUSION = re.compile(
+    rf"^(?:so|thus|hence|therefore|then|finally|we (?:find|get|have|obtain|conclude|see)(?: that)?)[\s,:]+{_BEGIN}(?P<value>.{{1,300}})$",
+    re.IGNORECASE,
+)
+_LABELLED = re.compile(r"^(?P<lead>[^\W\d_][^\d=<>:;,]{2,80}):\s?(?P<value>\S.{0,300})$")
+_IS_ANSWER = re.compile(
+    r"\s(?:is|are)\s(?:the|our|my|a|one)(?:\s(?:final|correct|only|required))?\s(?:answers?|solutions?|results?|values?)$",
+    re.IGNORECASE,
+)
+_TRAIL = re.compile(
+    r"\s(?:to|in|for|of|at|on|from|with|altogether|total|left|each|when|after|before|during|remaining|overall)(?=\s|$)[^\d=<>\\]*$",
+    re.IGNORECASE,
+)
 _CJK = re.compile(
     r"^(?:因此|所以|故|于是|於是|综上|綜上|从而|即|则|則|解|答|よって|したがって|ゆえに|따라서|그러므로)?[,，:.\s]*"
     r"(?P<lead>[^\d=<>]{0,30}?(?:为|為|是|等于|等於|有|共|得|即|は|が|은|는|이|需要|需|要|：|:))?\s?(?:大约|大約|约|約)?[:：]?\s?(?=[-+(\[\\|\d.])"
@@ -52,7 +64,7 @@ def last_line(answer: str) -> str:
         if len(kept) > 1 and kept[-2].rstrip().endswith((":", "：")) and not denies(kept[-2]):
             return kept[-1]
     marks = list(_ANSWER_IS.finditer(answer[-2_000:]))
-    if marks and marks[-1].start() > 0:
+    if marks and marks[-1].start() > 0 and not denied_ahead(answer[-2_000:][: marks[-1].start()]):
         rest = answer[-2_000:][marks[-1].end() :].strip().strip("*").strip()
         if 0 < len(rest) <= 300 and rest.count("{") == rest.count("}"):
             return rest

@@ -132,7 +132,7 @@ _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
 def tidy(text: str) -> str:
     """One spelling of an answer; words from \\text{...} come back between MARK and KRAM."""
-    text = spelled_out(_THIN_GROUP.sub(",", text.strip()))
+    text = spelled_out(_THIN_GROUP.sub(",", text.strip().replace("~~", "\\struck ")))
     if any(mark in text for mark in _MARKS):
         text = _inches(text)
     text = text.replace("º", "°").replace("˚", "°").replace("ℝ", "\\mathbb{R}").replace("ℤ", "\\mathbb{Z}")

@@ -30,7 +30,9 @@ _ARTICLES = frozenset(("a", "an", "the"))
 #: Two-letter words whose case says nothing; other two letters may be symbols (Co and CO, Tt and tt).
 _SHORT = frozenset("no on in up go he we us me my is am an as at be by do if it of or so to".split())  # noqa: SIM905
 _SAID = re.compile(r"\s*(yes|no)\s*[,.;:!]", re.IGNORECASE)
-_TAKEN_BACK = frozenset("but however doubt incorrect wrong maybe wait actually perhaps unsure sure rather".split())  # noqa: SIM905
+_TAKEN_BACK = frozenset(
+    "but however doubt incorrect wrong false maybe wait actually perhaps unsure sure rather".split()
+)  # noqa: SIM905
 #: A chemical formula: H_2O, SO_4^{2-}, Ca(OH)_2.
 _FORMULA = re.compile(r"(?:\(?[A-Z][a-z]?\)?(?:_?\s?\{?\d{1,3}\}?)?){1,12}(?:\^\{?\d?[+-]\}?)?")
 _GROUPED = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?%?")

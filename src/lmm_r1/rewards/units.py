@@ -46,16 +46,18 @@ _CHANGING_WORDS = (
     "approximately roughly around et y o und e a to per lakh lakhs crore crores myriad myriads hundert tausend million millionen milliarde milliarden "
     "dutzend mille milliard milliards mil millón millon millones milhões cien ciento cientos docena docenas dúzia dúzias douzaine douzaines centaine "
     "centaines billón billones тысяч тысяча миллион миллионов squares cubes powers roots reciprocal reciprocals inverse inverses complement negatives opposites factorials "
-    "contradicts diverges converges varies depends applies works holds counts exists means equals exceeds remains seems looks appears divides leaves makes gives becomes results belongs satisfies violates vanishes suffices contains includes happens occurs says claims yields guesses always sideways anyways besides unless thus yes das des les dos " "fails excludes denies misses differs errs loses falls remains was needs has does plus-minus radicals logs "
+    "contradicts diverges converges varies depends applies works holds counts exists means equals exceeds remains seems looks appears divides leaves makes gives becomes results belongs satisfies violates vanishes suffices contains includes happens occurs says claims yields guesses always sideways anyways besides unless thus yes das des les dos "
+    "fails excludes denies misses differs errs loses falls remains was needs has does plus-minus radicals logs "
     "hundred hundreds thousand thousands million millions billion billions trillion trillions infinity"
 )
 _NO_UNIT = frozenset(_CHANGING_WORDS.split()) | frozenset(_NUMBER_WORDS) | DENYING
 _FRACTIONS = re.compile(r"(?:eleven|twelf|\w{2,6}teen|\w{2,5}tie)ths?")
 #: Nouns that are not written with an s; a word that is neither these, nor a unit of the table, nor a plural, is no unit.
-_NOUNS = frozenset(
+_NOUN_LIST = (
     "total altogether overall exactly bps pts people men women children person man woman child feet fish sheep deer mice geese oxen teeth units unit piece data water sugar flour milk paper rice money "
-    "students yuan yen won euro sterling rupee pence won krona kroner peso real franc baht dong rand lira zloty cal kcal mol eV kWh K C ohm rad degree degreeF degreeC".split()  # noqa: SIM905
+    "students yuan yen won euro sterling rupee pence won krona kroner peso real franc baht dong rand lira zloty cal kcal mol eV kWh K C ohm rad degree degreeF degreeC"
 )
+_NOUNS = frozenset(_NOUN_LIST.split())
 _PREPOSITIONS = frozenset(("of", "in", "for", "at", "with", "by"))
 
 _F = Fraction
@@ -90,7 +92,15 @@ _MEASURES: dict[str, _Size] = {
     "degree": _of(1, angle=1), "arcmin": _of(_F(1, 60), angle=1), "arcsec": _of(_F(1, 3600), angle=1),
 }  # fmt: skip
 #: Symbols whose case counts, beside the keys above.
-_SYMBOLS = dict.fromkeys(_MEASURES) | {"K": None, "C": None, "mol": None, "cal": None, "kcal": None, "eV": None, "kWh": None}
+_SYMBOLS = dict.fromkeys(_MEASURES) | {
+    "K": None,
+    "C": None,
+    "mol": None,
+    "cal": None,
+    "kcal": None,
+    "eV": None,
+    "kWh": None,
+}
 _ALIASES = {
     "centimeter": "cm", "centimetre": "cm", "meter": "m", "metre": "m", "kilometer": "km", "kilometre": "km", "decimeter": "dm", "decimetre": "dm",
     "millimeter": "mm", "millimetre": "mm", "micrometer": "um", "µm": "um", "nanometer": "nm", "inch": "in", "inche": "in", "foot": "ft",
@@ -156,7 +166,11 @@ def _is_written_as_unit(before: str, written: str, unit: str) -> bool:
 
 def changes_number(word: str) -> bool:
     """Whether a word behind a number changes what it says: 5 squared, 5 of six, 5 to the third."""
-    return word in _NO_UNIT and word not in _PREPOSITIONS and word not in ("to", "a", "and", "is", "are", "was", "be", "only", "out", "y", "o", "e")
+    return (
+        word in _NO_UNIT
+        and word not in _PREPOSITIONS
+        and word not in ("to", "a", "and", "is", "are", "was", "be", "only", "out", "y", "o", "e")
+    )
 
 
 def _symbol(word: str) -> str:
@@ -196,7 +210,11 @@ def unit_of(written: str) -> str:
             elif low in ("squared", "cubed") and parts and _symbol(parts[-1][0]) in _MEASURES:
                 name, old = parts[-1]
                 parts[-1] = (name, (1 if old > 0 else -1) * (2 if low == "squared" else 3))
-            elif low in _NO_UNIT and word.rstrip(".") not in _SHORT and not (low in _PREPOSITIONS and parts) or low.endswith("n't"):
+            elif low == "sterling" and parts and _symbol(parts[-1][0]) == "lb":
+                parts[-1] = ("sterling", parts[-1][1])
+            elif (
+                low in _NO_UNIT and word.rstrip(".") not in _SHORT and not (low in _PREPOSITIONS and parts)
+            ) or low.endswith("n't"):
                 return ""
             else:
                 parts.append((word, sign * power_before))
@@ -216,7 +234,12 @@ def _is_noun(word: str) -> bool:
     name = _symbol(word)
     if name in _SYMBOLS or name in _NOUNS or low in _QUOTIENTS or low in _NOUNS or name in _NOUNS_BY_ALIAS:
         return True
-    return len(low) > 3 and low.endswith("s") and not low.endswith(("ss", "us", "is", "wards")) and not _FRACTIONS.fullmatch(low)
+    return (
+        len(low) > 3
+        and low.endswith("s")
+        and not low.endswith(("ss", "us", "is", "wards"))
+        and not _FRACTIONS.fullmatch(low)
+    )
 
 
 def _joined(parts: list[tuple[str, int]]) -> str:
@@ -269,7 +292,10 @@ def is_measure(written: str) -> bool:
     """Whether a word is a unit of the table, a percent sign or one of degree: what may stand behind a box and belong to it."""
     bare = _WRAPPED.sub(r"\1", written.strip().lstrip("~").strip())
     bare = re.sub(r"^(?:\\[,; ]|\s)+", "", bare)
-    return bare in ("%", "\\%", "°", "^\\circ", "^{\\circ}", "percent", "degrees") or measure(unit_of(bare.replace("²", "^2").replace("³", "^3"))) is not None
+    return (
+        bare in ("%", "\\%", "°", "^\\circ", "^{\\circ}", "percent", "degrees")
+        or measure(unit_of(bare.replace("²", "^2").replace("³", "^3"))) is not None
+    )
 
 
 _WRAPPED = re.compile(r"\\(?:text|mathrm|rm|textrm)\s?\{\s?([^{}]*?)\s?\}")

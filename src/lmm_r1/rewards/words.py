@@ -59,3 +59,11 @@ def denies(text: str) -> bool:
     if _CJK_DENIAL.search(text) or _MARKS.search(text):
         return True
     return not DENYING.isdisjoint(words_of(text))
+
+
+_SENTENCE_END = re.compile(r"[.!?:;,\n]")
+
+
+def denied_ahead(before: str) -> bool:
+    """Whether the words right before "answer:" deny it: "the wrong answer: 5"."""
+    return not STRONG.isdisjoint(words_of(_SENTENCE_END.split(before[-80:])[-1]))
