@@ -71,8 +71,8 @@ def judge_choice(gold: str, answer: str, choices: Sequence[str] | None) -> Verdi
         return _with_text(match, wanted, options)
     if by_text := _by_text(options, text):
         return _decide(wanted, by_text)
-    found = concluded(plain)
-    return _decide(wanted, ()) if found is None else RIGHT if found == wanted else WRONG
+    at_end = concluded(plain)
+    return _decide(wanted, ()) if at_end is None else RIGHT if at_end == wanted else WRONG
 
 
 def _with_text(match: re.Match[str], wanted: frozenset[str], options: Sequence[str]) -> Verdict:

@@ -87,11 +87,12 @@ def last_box(text: str) -> str | None:
 
 def _behind_box(text: str) -> tuple[str, str] | None:
     """(the inside of the last box, a word right behind it, up to the end of its phrase)."""
-    inside = last_box(text)
+    inside = last_box(text) if "\\boxed" in text else None
     if inside is None:
         return None
     at = text.rfind(f"{{{inside}}}")
-    match = _BEHIND.match(text, at + len(inside) + 2) if at >= 0 and len(inside) <= 60 else None
+    end = at + len(inside) + 2
+    match = _BEHIND.match(text, end) if at >= 0 and len(inside) <= 60 and end < len(text) else None
     return inside, match.group(1).strip() if match else ""
 
 
@@ -117,7 +118,9 @@ def extract(reply: str) -> Extracted:
 
 def _without_mentions(text: str) -> str:
     """The reply with its tags spelled alike, and without those that it only speaks of: "in <answer> tags"."""
-    if text.count("answer") < 2:
+    if text.count(_ANSWER) == 1 and _END in text:
+        return text
+    if "answer" not in text:
         return text
     text = _SPACED_TAG.sub(r"<\1answer>", text)
     return _MENTION.sub(" ", text) if text.count(_ANSWER) > 1 else text

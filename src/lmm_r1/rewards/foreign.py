@@ -19,6 +19,7 @@ _SIGNS = {"\\$": "dollar", "€": "euro", "£": "sterling", "¥": "¥", "￥": "
 _ANY = "|".join(re.escape(sign) for sign in sorted((*_SIGNS, *_CODES), key=len, reverse=True))
 _BEFORE = re.compile(rf"(?<![a-zA-Z])({_ANY})\s?(-?)\s?({_NUMBER}|{_FRACTION})({_SCALED})")
 _BEHIND = re.compile(rf"(?<=[\d}}])({_SCALED})\s?(\\\$|[€£¥￥₩₹]|\\euro|\\pounds)(?!\s?\d)")
+_HAS_MONEY = re.compile(r"\\\$|[€£¥￥₩₹]|USD|US\$|EUR|GBP|RMB|CNY|JPY|INR|Rs|\\euro|\\pounds")
 _DOLLAR = re.compile(r"(?<![\\$])\$(?!\$)")
 _MONEY = re.compile(rf"\$\s?-?{_NUMBER}")
 _LETTER_SCALES = {"k": "thousand", "K": "thousand", "M": "million", "mn": "million", "B": "billion", "bn": "billion"}
@@ -49,8 +50,9 @@ def spelled_out(text: str) -> str:
     r"""The text with currency signs as \text{ dollar} behind their number, and units in Chinese, Japanese or Korean in Latin letters."""
     if "$" in text:
         text = _dollars(text)
-    text = _BEFORE.sub(_behind, text)
-    text = _BEHIND.sub(lambda m: f"{_scaled(m[1])}\\text{{ {_SIGNS.get(m[2], m[2])}}}", text)
+    if _HAS_MONEY.search(text):
+        text = _BEFORE.sub(_behind, text)
+        text = _BEHIND.sub(lambda m: f"{_scaled(m[1])}\\text{{ {_SIGNS.get(m[2], m[2])}}}", text)
     if text.isascii():
         return text
     text = _CJK_SCALE.sub(lambda m: f"{m[1]}\\times 10^{{{_CJK_SCALES[m[2]]}}} ", text)

@@ -87,8 +87,10 @@ def _parse(tokens: list[str], ring: type[R]) -> Parsed:
     if len(digits) == 1 and "." in digits[0] and not re.search("[eEo]", digits[0]):
         decimals = len(digits[0].partition(".")[2])
     number = value.symbols <= CONSTANTS  # an expression in variables may be written in any way
+    if not number:
+        return Parsed(value, decimals, False)
     vanished = any(_is_variable(token) for token in tokens)  # 0x, x - x
-    return Parsed(value, decimals, number and (vanished or reader.unfinished or _is_computation(reader, value)))
+    return Parsed(value, decimals, vanished or reader.unfinished or _is_computation(reader, value))
 
 
 def _is_variable(token: str) -> bool:

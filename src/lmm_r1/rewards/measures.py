@@ -53,7 +53,7 @@ _BEARING = re.compile(
 
 def read_compound(text: str) -> Value | None:
     """One measure written in several units of one quantity, the larger first; None for anything else."""
-    found = _COMPOUND.fullmatch(text.strip())
+    found = _COMPOUND.fullmatch(text) if text[:1].isdigit() or text[:1] == "-" else None
     if found is None:
         return None
     parts = [(m.group(1), m.group(2)) for m in _PARTS.finditer(found.group(2))]

@@ -31,6 +31,7 @@ _LINK = (
     r"spends?|spent|ran|drove|walked|totals?|that|es|ist|est|beträgt|vaut|é|равен|равна|равно)"
 )
 _BEGIN = r"(?=[-+([\\|\d.√]|[a-zA-Z]\s?(?:[=<>^_]|\\[gl]e|\\ne))"
+_MAY_CONCLUDE = re.compile(r"(?i:nswer|esult|respuesta|antwort|ponse|resposta|risposta|ответ)|[答답]|解\s?[:：]")
 _SENTENCE = re.compile(
     rf"^(?P<lead>[^\d=<>:;]{{1,160}}?[\s}}])(?P<link>{_LINK})(?:,?\s{_APPROXIMATELY}){{0,3}}\s?:?\s?{_BEGIN}(?P<value>.{{1,300}})$",
     re.IGNORECASE,
@@ -63,6 +64,8 @@ def last_line(answer: str) -> str:
         answer = "\n".join(kept)
         if len(kept) > 1 and kept[-2].rstrip().endswith((":", "：")) and not denies(kept[-2]):
             return kept[-1]
+    if not _MAY_CONCLUDE.search(answer):
+        return answer
     marks = list(_ANSWER_IS.finditer(answer[-2_000:]))
     if marks and marks[-1].start() > 0 and not denied_ahead(answer[-2_000:][: marks[-1].start()]):
         rest = answer[-2_000:][marks[-1].end() :].strip().strip("*").strip()

@@ -114,6 +114,8 @@ _THIN_GROUP = re.compile(r",\s?\\!\s{0,2}(?=\d{3}(?!\d))")
 #: 12 500: groups of three, and nothing else that could make them two numbers.
 _SPACED_GROUPS = re.compile(r"(?<![\d.,/}] )(?<![\d.,/^_{])([1-9]\d{0,2})((?: \d{3})+)(?![\d,/]| ?\d|\.\d* \d| ?/)")
 _PRIMES = re.compile(r"\^\s?\{?\s?((?:\\prime\s?){1,2})\}?")
+_RAISED = re.compile("[⁰¹²³⁴-⁹⁻⁺]+")
+_LOWERED = re.compile("[₀-₉]+")
 _MARKS = ('"', "'", "″", "′", "”", "\\prime")
 _INCHES = re.compile(r"(?<=[\d}])\s?(?:''|\"|”)(?!\w)")
 _FEET = re.compile(r"(?<=\d)\s?'(?!\w|')(?=\s?$|\s?\d|,)|(?<=\d)\s?'(?=\d)")
@@ -132,41 +134,72 @@ _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
 def tidy(text: str) -> str:
     """One spelling of an answer; words from \\text{...} come back between MARK and KRAM."""
-    text = spelled_out(_THIN_GROUP.sub(",", text.strip().replace("~~", "\\struck ")))
+    text = text.strip().replace("~~", "\\struck ")
+    text = spelled_out(_THIN_GROUP.sub(",", text) if "\\!" in text else text)
     if any(mark in text for mark in _MARKS):
         text = _inches(text)
-    text = text.replace("º", "°").replace("˚", "°").replace("ℝ", "\\mathbb{R}").replace("ℤ", "\\mathbb{Z}")
-    text = _NUMBER_SETS.sub(r"\\mathbb{\1}", text)
-    text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m.group()), text)
-    text = re.sub("[⁰¹²³⁴-⁹⁻⁺]+", lambda m: "^{" + m.group().translate(_SUPER) + "}", text)
-    text = re.sub("[₀-₉]+", lambda m: "_{" + m.group().translate(_SUB) + "}", text)
-    text = _BLANKS.sub(" ", _CONTROL.sub(" ", unicodedata.normalize("NFKC", text)))
-    text = _AND_SO_ON.sub(r", \\ldots", _PER_SQUARED.sub(r"per \1^2", text))
-    text = _EMPHASIS.sub(r"\1", text.strip()).replace("**", "^")
+    text = _characters(text)
     if "\\begin" in text:
         text = _ROW_SPACE.sub(r"\\\\", text).replace("\\\\", "\\cr ")  # rows; elsewhere a line break is a space
-    text = _DROPPED.sub("", text.replace("\\%", "%").translate(_SPELLING))
-    text = _SPACED_GROUPS.sub(lambda m: m[1] + m[2].replace(" ", ""), _THIN.sub(" ", _GROUP.sub("", text)))
-    text = _FONT.sub(r"\\mathrm{\1}", text)
-    text = _CHOOSE.sub(r"\\binom{\1}{\2}", _BINOM.sub(r"\\binom", _COLOUR.sub("", text)))
-    text = _COMBINATIONS.sub(lambda m: f"\\binom{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}", text)
-    text = _VECTOR.sub(lambda m: f" {m[1] or m[2]} ", _OVER_BAR.sub(r"\\frac{\1}{\2}", text))
-    text = _SYSTEM.sub(r"\\begin{cases}\1\\end{cases}", _ANGLE_NAME.sub(r"\\angle \1", text))
-    if "." in text:
-        text = _PERIOD.sub(r"\1\\overline{\2}", _DOTTED.sub(r"\\overline{\1\2\3}", text))
+    text = text.replace("\\%", "%").translate(_SPELLING)
+    if "\\" in text:
+        text = _DROPPED.sub("", text)
+    text = _GROUP.sub("", text)
+    if " " in text:
+        text = _SPACED_GROUPS.sub(lambda m: m[1] + m[2].replace(" ", ""), text)
+    if "\\" in text:
+        text = _commands(text)
+    elif "_" in text or "(" in text:
+        text = _combinations(text)
+    if "." in text and "(" in text:
+        text = _PERIOD.sub(r"\1\\overline{\2}", text)
     text = _UNEQUAL.sub(r"\\ne ", text) if "!=" in text else text
-    text = _FRAC.sub(r"\\frac", _SYNONYM.sub(lambda m: _SYNONYMS[m.group()], text))
-    text = _TEXT.sub(_unwrap, _unboxed(_TEXT.sub(_unwrap, text)))
-    text = (
-        _ROUND.sub(r"^\\circ ", _SPACE.sub(" ", text))
-        .replace("\\degree", "^\\circ ")
-        .replace("\\colon", ":")
-        .replace("\\mp", "\\pm")
-    )
     if italic := _ITALIC.fullmatch(text.strip()):
         text = italic.group(1).strip()
-    text = _MODULUS.sub(lambda m: f"\\pmod {m.group(1) or m.group(2) or m.group(3)}", _SMALL_O.sub(r"^\\circ ", text))
+    if "mod" in text:
+        text = _MODULUS.sub(lambda m: f"\\pmod {m.group(1) or m.group(2) or m.group(3)}", text)
+    text = _SMALL_O.sub(r"^\\circ ", text) if "^" in text else text
     return _BLANKS.sub(" ", text).rstrip("\\ ").strip().rstrip(".,;:").strip()
+
+
+def _characters(text: str) -> str:
+    """Signs beyond ASCII in one spelling, blanks as one space, mark-up around words taken off."""
+    if not text.isascii():
+        text = text.replace("º", "°").replace("˚", "°").replace("ℝ", "\\mathbb{R}").replace("ℤ", "\\mathbb{Z}")
+        text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m.group()), text)
+        text = _RAISED.sub(lambda m: "^{" + m.group().translate(_SUPER) + "}", text)
+        text = _LOWERED.sub(lambda m: "_{" + m.group().translate(_SUB) + "}", text)
+        text = unicodedata.normalize("NFKC", text)
+    text = _BLANKS.sub(" ", _CONTROL.sub(" ", text))
+    if "per " in text:
+        text = _PER_SQUARED.sub(r"per \1^2", text)
+    if "dots" in text or "..." in text:
+        text = _AND_SO_ON.sub(r", \\ldots", text)
+    return _EMPHASIS.sub(r"\1", text.strip()).replace("**", "^") if "**" in text else text.strip()
+
+
+def _combinations(text: str) -> str:
+    return _COMBINATIONS.sub(lambda m: f"\\binom{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}", text) if "C_" in text else text
+
+
+def _commands(text: str) -> str:
+    """LaTeX commands that mean the same in one spelling; those that only set type away."""
+    text = _FONT.sub(r"\\mathrm{\1}", _THIN.sub(" ", _NUMBER_SETS.sub(r"\\mathbb{\1}", text)))
+    if "color" in text:
+        text = _COLOUR.sub("", text)
+    if "choose" in text or "binom" in text:
+        text = _CHOOSE.sub(r"\\binom{\1}{\2}", _BINOM.sub(r"\\binom", text))
+    text = _combinations(text)
+    if "over" in text or "vec" in text:
+        text = _VECTOR.sub(lambda m: f" {m[1] or m[2]} ", _OVER_BAR.sub(r"\\frac{\1}{\2}", text))
+    if "angle" in text or "array" in text:
+        text = _SYSTEM.sub(r"\\begin{cases}\1\\end{cases}", _ANGLE_NAME.sub(r"\\angle \1", text))
+    if "\\dot" in text:
+        text = _DOTTED.sub(r"\\overline{\1\2\3}", text)
+    text = _FRAC.sub(r"\\frac", _SYNONYM.sub(lambda m: _SYNONYMS[m.group()], text))
+    text = _TEXT.sub(_unwrap, _unboxed(_TEXT.sub(_unwrap, text)))
+    text = _ROUND.sub(r"^\\circ ", _SPACE.sub(" ", text))
+    return text.replace("\\degree", "^\\circ ").replace("\\colon", ":").replace("\\mp", "\\pm")
 
 
 def _inches(text: str) -> str:
