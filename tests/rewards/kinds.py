@@ -83,8 +83,10 @@ WRONG: dict[str, list[Row]] = {
     ],
 }  # fmt: skip
 
-#: (gold, reply, pays): a unit behind a box.
+#: (gold, reply, pays): a unit beside a box, and words that deny it.
 BOXED: list[tuple[str, str, bool]] = [
+    ("8", "not \\boxed{8}", False), ("8", "\\boxed{8} is wrong", False), ("8", "\\boxed{5} or \\boxed{8}", False), ("8", "\\boxed{8} or 9", False), ("8", "<answer>It is not $\\boxed{8}$.</answer>", False),
+    ("8", "First \\boxed{5}, then \\boxed{8}.", True), ("8", "\\boxed{8} is the answer.", True), ("£8", "\\$\\boxed{8}", False), ("£8", "£\\boxed{8}", True), ("8 euros", "\\boxed{8} yuan", False),
     ("8 cm", "\\boxed{8} cm", True), ("8 cm", "\\boxed{8}", True), ("8 cm", "\\boxed{8} mm", False), ("8 cm", "$\\boxed{8}$ m.", False), ("8 cm", "\\boxed{8}\\text{ kg}", False),
     ("8 cm", "\\boxed{80} mm", True), ("8 cm", "<answer>\\boxed{8} km</answer>", False), ("8 hours", "It takes \\boxed{8} minutes.", False), ("8 hours", "It takes \\boxed{8} hours.", True),
     ("8", "\\boxed{8} cm", True), ("8", "\\boxed{8} is what we wanted", True), ("8\\%", "\\boxed{8} cm", False), ("8^\\circ", "\\boxed{8}^\\circ", True), ("8^\\circ", "\\boxed{8} cm", False),

@@ -156,7 +156,7 @@ def _same_scale(unit: str, other: str) -> bool:
     """Two names under which the number is the same: a temperature without its scale, an angle in radians, yen or yuan."""
     if other == "degree" and unit in ("degreeC", "degreeF"):
         return True
-    return {unit, other} in ({"degree", "rad"}, {"¥", "yen"}, {"¥", "yuan"})
+    return {unit, other} in ({"degree", "rad"}, {"¥", "yen"}, {"¥", "yuan"}, {"pound", "sterling"})
 
 
 def _clock_as_ratio(answer: Answer) -> Several | None:
@@ -222,6 +222,9 @@ def _same_several(gold: Answer, answer: Answer) -> bool:
         if several.kind == "set" and len(several.items) == 1:
             return same(several.items[0], single)
         if (parts := quotient(several)) is not None and isinstance(single, Value):
+            whole = (parts[0] / parts[1]).rational
+            if whole is None or whole.denominator == 1:
+                return False  # 0 out of 3 is no way to write 0
             return not single.unit and same_value(Value(Parsed(parts[0] / parts[1], None, False)), single)
         return several.kind == "ratio" and _same_ratio(several, _clock_as_ratio(single) or single)
     kinds = {gold.kind, answer.kind}
@@ -241,6 +244,8 @@ def _same_several(gold: Answer, answer: Answer) -> bool:
     if len(gold.items) != len(answer.items):
         return False
     named = _distinct_names(gold), _distinct_names(answer)
+    if any(named) and "set" in kinds and not all(named):
+        return _indexed(gold if named[0] else answer) and _same_members(_unnamed(gold), _unnamed(answer))
     if any(named) and kinds <= {"()", "list", "set"}:
         gold, answer = _by_name(gold, answer) if all(named) else _in_written_order(gold, answer)
         return all(_same_item(g, a) for g, a in zip(gold.items, answer.items, strict=True))
@@ -298,6 +303,15 @@ def _distinct_names(answer: Several) -> bool:
 def _by_name(gold: Several, answer: Several) -> tuple[Several, Several]:
     """Both sides sorted by their names."""
     return _sorted(gold), _sorted(answer)
+
+
+def _indexed(answer: Several) -> bool:
+    """x_1 = 1, x_2 = 2 are the members of a set; x = 1, y = 2 are not."""
+    return len({item.name.partition("_")[0] for item in answer.items if isinstance(item, Named)}) == 1
+
+
+def _unnamed(answer: Several) -> Several:
+    return Several("list", tuple(item.value if isinstance(item, Named) else item for item in answer.items))
 
 
 def _sorted(answer: Several) -> Several:

@@ -33,7 +33,21 @@ _MENTION = re.compile(
     r"\s(?:and </answer> )?(?:tags?|blocks?|elements?|markers?|format|section)(?![a-z])"
 )
 _BEHIND = re.compile(
-    r"\s?(?:\$|\\\)|\\\])?((?:\s|~|\\[,; ])*(?:\\(?:text|mathrm|rm|textrm)\s?\{[^{}]{1,30}\}|\\?%|°|\^\s?\{?\\circ\}?|[a-zA-Z]{1,12}(?: per [a-z]{1,10})?)(?:/[a-z]{1,6})?(?:\^\{?\d\}?|[²³])?)\s?(?=[.,;!$)]|\\\)|\\\]|\n|$)"
+    r"\s?(?:\$|\\\)|\\\])?((?:\s|~|\\[,; ])*(?:\\(?:text|mathrm|rm|textrm)\s?\{[^{}]{1,30}\}|\\?%|°|\^\s?\{?\\circ\}?|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{1,7}|[a-zA-Z]{1,12}(?: per [a-z]{1,10})?)(?:/[a-z]{1,6})?(?:\^\{?\d\}?|[²³])?)\s?(?=[.,;!$)。，；！]|\\\)|\\\]|\n|$)"
+)
+
+
+_SIGNS = {"\\$": "dollars", "€": "euros", "£": "sterling", "¥": "yen"}
+_MONEY_BEFORE = re.compile(r"(\\\$|[€£¥])\s?\$?\s?\\boxed\s{0,4}\{$")
+#: Right before and right behind a box: not \boxed{7}, \boxed{7} is wrong, \boxed{5} or \boxed{7}.
+_DENIED_BEFORE = re.compile(
+    r"(?:(?<![a-zA-Z])(?:not|isn't|cannot be|never|neither|nor|nicht|pas)(?:\s(?:equal to|the|be))?|\\n(?:e|eq)|≠|不是|\}\s?\$?\s?(?:or|oder|ou|或|或者))\s{0,3}[$(:]{0,2}\s?\\boxed\s{0,4}\{$",
+    re.IGNORECASE,
+)
+_DENIED_BEHIND = re.compile(
+    r"\s?\$?[\s,;:—–-]{0,4}(?:(?:or|oder|ou|或|或者)(?![a-zA-Z])|(?:(?:which|that|it|this)\s)?(?:is|are|was)\s(?:not|wrong|incorrect|false|impossible|a mistake)(?![a-zA-Z])|isn't|cannot be|"
+    r"(?:is )?(?:wrong|incorrect|maybe|perhaps|probably)(?![a-zA-Z])|不对|错|是错|ist falsch|est faux|es incorrect)",
+    re.IGNORECASE,
 )
 
 
@@ -67,6 +81,12 @@ def outside_thoughts(reply: str) -> str | None:
 
 def last_box(text: str) -> str | None:
     """The inside of the last \\boxed{...} whose braces balance (the outer one of nested boxes), or None."""
+    found = _last_span(text)
+    return None if found is None else text[found[0] : found[1]]
+
+
+def _last_span(text: str) -> tuple[int, int] | None:
+    """Where the inside of the last box begins and ends."""
     opened: list[int | None] = []  # per open brace: where the inside of a box begins, None for other braces
     found: tuple[int, int] | None = None
     first = text.find("\\boxed")
@@ -82,18 +102,24 @@ def last_box(text: str) -> str | None:
             start = opened.pop()
             if start is not None:
                 found = (start, match.start())
-    return None if found is None else text[found[0] : found[1]]
+    return found
 
 
-def _behind_box(text: str) -> tuple[str, str] | None:
-    """(the inside of the last box, a word right behind it, up to the end of its phrase)."""
-    inside = last_box(text) if "\\boxed" in text else None
-    if inside is None:
+def _from_box(text: str) -> Extracted | None:
+    """What the last box holds, with the unit beside it; "ambiguous" when the words beside it deny it or name another answer."""
+    found = _last_span(text) if "\\boxed" in text else None
+    if found is None:
         return None
-    at = text.rfind(f"{{{inside}}}")
-    end = at + len(inside) + 2
-    match = _BEHIND.match(text, end) if at >= 0 and len(inside) <= 60 and end < len(text) else None
-    return inside, match.group(1).strip() if match else ""
+    start, end = found
+    before, inside = text[max(0, start - 60) : start], text[start:end]
+    if _DENIED_BEFORE.search(before) or (end + 1 < len(text) and _DENIED_BEHIND.match(text, end + 1)):
+        return Extracted("", "ambiguous")
+    unit = ""
+    if len(inside) <= 60:
+        money = _MONEY_BEFORE.search(before)
+        behind = _BEHIND.match(text, end + 1) if end + 1 < len(text) else None
+        unit = _SIGNS[money.group(1)] if money else behind.group(1).strip() if behind else ""
+    return _checked(inside, unit)
 
 
 def extract(reply: str) -> Extracted:
@@ -110,10 +136,10 @@ def extract(reply: str) -> Extracted:
         text, closed, _ = rest.partition(_END)
         if not closed:
             return Extracted("", "no_answer")
-    boxed = _behind_box(text)
-    if boxed is None:
-        return _checked(text, "") if blocks else Extracted("", "no_answer")
-    return _checked(*boxed)
+    boxed = _from_box(text)
+    if boxed is not None:
+        return boxed
+    return _checked(text, "") if blocks else Extracted("", "no_answer")
 
 
 def _without_mentions(text: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 _FRACTION = r"\\[dt]?frac\s?\{\d{1,9}\}\s?\{\d{1,9}\}|\\[dt]?frac\d\d"
-_NUMBER = r"\d+(?:(?:,|\{,\})\d{3})*(?:\.\d+)?"
+_NUMBER = r"(?:\.\d+|\d+(?:(?:,|\{,\})\d{3})*(?:\.\d+)?)"
 _SCALED = r"(?:\s?(?:million|billion|thousand|trillion|[kKMB]|bn|mn)(?![a-zA-Z]))?"
 _CODES = {"USD": "dollar", "US$": "dollar", "US\\$": "dollar", "EUR": "euro", "GBP": "sterling", "RMB": "yuan", "CNY": "yuan", "JPY": "yen",
           "INR": "rupee", "Rs": "rupee", "Rs.": "rupee"}  # fmt: skip
@@ -92,3 +92,8 @@ def _dollars(text: str) -> str:
         else:
             at += 2
     return "".join((*found, text[last:])) if found else text
+
+
+def is_foreign_unit(word: str) -> bool:
+    """Whether a word in Chinese, Japanese or Korean is a unit of the table."""
+    return word in _CJK_UNITS

@@ -218,7 +218,7 @@ class _Reader(Generic[R]):
 
     def _is_power(self) -> bool:
         """Whether a number behind a letter is meant as a factor: n 2^{n-1}, (-1)^n 2."""
-        if self.tokens[self.at - 2 : self.at - 1] == ["^"]:
+        if self.tokens[self.at - 2 : self.at - 1] == ["^"] and self.tokens[self.at - 1] != "\\circ":
             return True
         if self.peek(1) != "^":
             return False

@@ -28,12 +28,12 @@ _APPROXIMATELY = (
 _LINK = (
     r"(?:is|are|was|were|equals?|be|becomes?|has|have|had|needs?|costs?|gives?|gets?|got|takes?|took|makes?|made|contains?|travels?|earns?|earned|pays?|paid|saves?|"
     r"saved|weighs?|measures?|reaches|yields?|find|finds|found|obtain|conclude|scores?|uses?|used|buys?|bought|sells?|sold|reads?|walks?|runs?|drives?|"
-    r"spends?|spent|ran|drove|walked|totals?|that|es|ist|est|beträgt|vaut|é|равен|равна|равно)"
+    r"spends?|spent|ran|drove|walked|totals?|shows?|displays?|indicates?|comes to|that|es|ist|est|beträgt|vaut|é|равен|равна|равно)"
 )
 _BEGIN = r"(?=[-+([\\|\d.√]|[a-zA-Z]\s?(?:[=<>^_]|\\[gl]e|\\ne))"
 _MAY_CONCLUDE = re.compile(r"(?i:nswer|esult|respuesta|antwort|ponse|resposta|risposta|ответ)|[答답]|解\s?[:：]")
 _SENTENCE = re.compile(
-    rf"^(?P<lead>[^\d=<>:;]{{1,160}}?[\s}}])(?P<link>{_LINK})(?:,?\s{_APPROXIMATELY}){{0,3}}\s?:?\s?{_BEGIN}(?P<value>.{{1,300}})$",
+    rf"^(?P<lead>[^\d=<>:;]{{1,160}}?[\s}}])(?P<link>{_LINK})(?![^\W\d_])(?:,?\s{_APPROXIMATELY}){{0,3}}\s?:?\s?{_BEGIN}(?P<value>.{{1,300}})$",
     re.IGNORECASE,
 )
 _CONCLUSION = re.compile(
@@ -51,7 +51,7 @@ _TRAIL = re.compile(
 )
 _CJK = re.compile(
     r"^(?:因此|所以|故|于是|於是|综上|綜上|从而|即|则|則|解|答|よって|したがって|ゆえに|따라서|그러므로)?[,，:.\s]*"
-    r"(?P<lead>[^\d=<>]{0,30}?(?:为|為|是|等于|等於|有|共|得|即|は|が|은|는|이|需要|需|要|：|:))?\s?(?:大约|大約|约|約)?[:：]?\s?(?=[-+(\[\\|\d.])"
+    r"(?P<lead>[^\d=<>]{0,30}?(?:为|為|是|等于|等於|有|共|得|即|は|が|은|는|이|需要|需|要|：|:))?\s?(?:大约|大約|约|約)?[:：]?\s?(?=[-+(\[\\|\d.]|[a-zA-Z]\s?(?:[=<>_^]|\\[gln]e))"
 )
 _CJK_TAIL = re.compile(r"\s?(?:です|である|だ|となる|になります|입니다|이다|。|了)+\s?[.]?$")
 _HAS_CJK = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")

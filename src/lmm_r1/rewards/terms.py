@@ -254,8 +254,9 @@ def _points(names: list[str], reach: float) -> Iterator[tuple[dict[str, Fraction
     for sign in (1, -1):
         yield {name: Fraction(sign * rng.uniform(1.5 * reach, 3 * reach)) for name in names}, True
     first = {name: rng.randint(1, 4) for name in names}
-    for at in range(4):
-        yield {name: Fraction(start + at + 4 * (at % 2)) for name, start in first.items()}, True
+    for at in range(4 if len(names) == 1 else 8):  # with two, also such that their difference turns from even to odd
+        apart = at // 4
+        yield {name: Fraction(start + at + 4 * (at % 2) + apart * k) for k, (name, start) in enumerate(first.items())}, True
 
 
 def _equal_at(left: Term, right: Term, values: dict[str, Fraction], natural: bool) -> tuple[bool, bool]:

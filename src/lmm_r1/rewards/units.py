@@ -15,6 +15,7 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
+from lmm_r1.rewards.foreign import is_foreign_unit
 from lmm_r1.rewards.spelling import KRAM, MARK
 from lmm_r1.rewards.words import DENYING
 
@@ -74,10 +75,10 @@ _MEASURES: dict[str, _Size] = {
     "km": _of(1000, length=1), "um": _of(_F(1, 10**6), length=1), "nm": _of(_F(1, 10**9), length=1), "in": _of(_F(127, 5000), length=1),
     "ft": _of(_F(381, 1250), length=1), "yd": _of(_F(1143, 1250), length=1), "mile": _of(_F(201168, 125), length=1),
     "g": _of(1, mass=1), "mg": _of(_F(1, 1000), mass=1), "kg": _of(1000, mass=1), "tonne": _of(10**6, mass=1),
-    "lb": _of(_F(45359237, 100000), mass=1), "oz": _of(_F(45359237, 1600000), mass=1),
+    "lb": _of(_F(45359237, 100000), mass=1), "pound": _of(_F(45359237, 100000), mass=1), "oz": _of(_F(45359237, 1600000), mass=1),
     "s": _of(1, time=1), "ms": _of(_F(1, 1000), time=1), "min": _of(60, time=1), "h": _of(3600, time=1), "day": _of(86400, time=1),
     "week": _of(604800, time=1), "month": _of(1, months=1), "year": _of(12, months=1), "decade": _of(120, months=1),
-    "century": _of(1200, months=1), "dollar": _of(1, money=1), "cent": _of(_F(1, 100), money=1), "sterling": _of(1, sterling=1),
+    "century": _of(1200, months=1), "dollar": _of(1, money=1), "cent": _of(_F(1, 100), money=1), "sterling": _of(1, sterling=1), "euro": _of(1, euro=1), "yuan": _of(1, yuan=1), "yen": _of(1, yen=1), "rupee": _of(1, rupee=1), "won": _of(1, won=1),
     "pence": _of(_F(1, 100), sterling=1), "l": _of(_F(1, 1000), length=3), "ml": _of(_F(1, 10**6), length=3), "cl": _of(_F(1, 10**5), length=3),
     "dl": _of(_F(1, 10**4), length=3), "kl": _of(1, length=3), "gallon": _of(_F(473176473, 125 * 10**9), length=3),
     "quart": _of(_F(473176473, 5 * 10**11), length=3), "pint": _of(_F(473176473, 10**12), length=3), "hectare": _of(10**4, length=2),
@@ -104,7 +105,7 @@ _SYMBOLS = dict.fromkeys(_MEASURES) | {
 _ALIASES = {
     "centimeter": "cm", "centimetre": "cm", "meter": "m", "metre": "m", "kilometer": "km", "kilometre": "km", "decimeter": "dm", "decimetre": "dm",
     "millimeter": "mm", "millimetre": "mm", "micrometer": "um", "µm": "um", "nanometer": "nm", "inch": "in", "inche": "in", "foot": "ft",
-    "feet": "ft", "yard": "yd", "mi": "mile", "kilogram": "kg", "kilo": "kg", "gram": "g", "gramme": "g", "milligram": "mg", "pound": "lb",
+    "feet": "ft", "yard": "yd", "mi": "mile", "kilogram": "kg", "kilo": "kg", "gram": "g", "gramme": "g", "milligram": "mg",
     "lbs": "lb", "ounce": "oz", "cents": "cent", "hour": "h", "hr": "h", "hrs": "h", "minute": "min", "mins": "min", "second": "s", "sec": "s",
     "secs": "s", "liter": "l", "litre": "l", "milliliter": "ml", "millilitre": "ml", "centiliter": "cl", "ton": "ton", "tonne": "tonne",
     "gal": "gallon", "usd": "dollar", "buck": "dollar", "eur": "euro", "gbp": "sterling", "penny": "cent", "newton": "N", "joule": "J", "watt": "W",
@@ -210,7 +211,7 @@ def unit_of(written: str) -> str:
             elif low in ("squared", "cubed") and parts and _symbol(parts[-1][0]) in _MEASURES:
                 name, old = parts[-1]
                 parts[-1] = (name, (1 if old > 0 else -1) * (2 if low == "squared" else 3))
-            elif low == "sterling" and parts and _symbol(parts[-1][0]) == "lb":
+            elif low == "sterling" and parts and _symbol(parts[-1][0]) in ("lb", "pound"):
                 parts[-1] = ("sterling", parts[-1][1])
             elif (
                 low in _NO_UNIT and word.rstrip(".") not in _SHORT and not (low in _PREPOSITIONS and parts)
@@ -290,10 +291,12 @@ def conversion(unit: str, other: str) -> Fraction | None:
 
 def is_measure(written: str) -> bool:
     """Whether a word is a unit of the table, a percent sign or one of degree: what may stand behind a box and belong to it."""
+    if is_foreign_unit(written.strip()):
+        return True
     bare = _WRAPPED.sub(r"\1", written.strip().lstrip("~").strip())
     bare = re.sub(r"^(?:\\[,; ]|\s)+", "", bare)
     return (
-        bare in ("%", "\\%", "°", "^\\circ", "^{\\circ}", "percent", "degrees")
+        bare in ("%", "\\%", "°", "^\\circ", "^{\\circ}", "percent", "degrees", "radians", "rad")
         or measure(unit_of(bare.replace("²", "^2").replace("³", "^3"))) is not None
     )
 

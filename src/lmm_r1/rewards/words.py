@@ -44,7 +44,8 @@ _CJK_DENIAL = re.compile(
     "不|非|没|沒|未|或|可能|也许|也許|大概|错|錯|误|誤|否|除|大于|小于|大於|小於|超过|超過|以上|以下|以外|至少|至多|最多|最少|之间|之間|恐怕|猜|"
     "ない|なく|ません|または|もしくは|かもしれ|たぶん|おそらく|違|でしょうか|아니|않|또는|혹은|아마|틀린|틀렸|못"
 )
-_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+_LETTER = "a-zA-ZÀ-ɏа-яА-ЯёЁ"
+_WORD = re.compile(rf"[{_LETTER}]+(?:['’-][{_LETTER}]+)*")
 #: A question, or an answer that is crossed out.
 _MARKS = re.compile(r"[?？]|\\(?:cancel|sout|xcancel|bcancel|st)(?![a-zA-Z])|~~")
 
