@@ -181,3 +181,10 @@ TEXT: list[Row] = [
     ("CO2", ["$CO_2$", "\\ce{CO2}", "\\mathrm{CO_2}", "CO₂", "CO_{2}"], ["CO3", "C2O", "CO"]), ("Ca(OH)2", ["Ca(OH)_2", "\\ce{Ca(OH)2}"], ["Ca(OH)3"]),
     ("2,500", ["2500", "2,500"], ["250", "25000"]),
 ]  # fmt: skip
+
+#: Texts on which a reader of this kind once raised, or could.
+ODD = [
+    "5 \\frac{7}{3} ft 2 in", "12, remainder what", "remainder 3", "N x E", "N  E", "5' '' 6", "3 \\text{ R }", "( , )=(1,2)", "(x,y)=(1)", "(x,y)=", "a:b=", "a:b=1:2:3", "[[1,2],[3]]", "[[", "[[]]",
+    "x=1,y=2;x=3", "=2 \\bmod", "\\bmod = ", "1 to to 2", "by by 3", "$$$5", "$5$5$", "US$", "万", "5万万", "米5", "0.\\dot{}", "0.\\dot", "0.(", "12 345 6", "1 to 2 to 3 to 4 to 5", "5 m m m", "5 ^2 m",
+    "5\\text{ m^}", "5\\text{^2}", "5\\text{ per }", "5 per", "5 / m / s / h", "\\ce{}", "5' 6' 7'", "1 h 2 h", "90^\\circ ' ''", "is 5", ": 5", "5 is the answer is the answer", "答案", "答案是", "答えは",
+]  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmm_r1 import verify
-from tests.rewards.kinds import BOXED, CHOICE, NUMERIC, RIGHT, TAGS, TEXT, WRONG, Row
+from tests.rewards.kinds import BOXED, CHOICE, NUMERIC, ODD, RIGHT, TAGS, TEXT, WRONG, Row
 
 FOUND = Path(__file__).resolve().parents[3] / "shared" / "verifier_cases"
 
@@ -76,6 +76,14 @@ def test_nothing_unread_equals_anything_but_itself() -> None:
     for gold in unread:
         assert verify(gold, f"<answer>{gold}</answer>").value == 1.0, gold
         assert not [a for a in unread if a != gold and verify(gold, f"<answer>{a}</answer>").value == 1.0], gold
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_nothing_raises(text: str) -> None:
+    """Catches an exception that leaves the reader: a verdict never raises, whatever stands on which side."""
+    for kind in ("math", "choice", "numeric", "text"):
+        for gold, answer in ((text, "5"), ("5", text), (text, text), ("5 ft 2 in", text), ("A", text)):
+            assert verify(gold, f"<answer>{answer}</answer>", kind).value in (0.0, 1.0)
 
 
 @pytest.mark.parametrize("file", ["found_2.jsonl", "peer_suites.jsonl"])

@@ -94,6 +94,8 @@ def _read(text: str) -> Answer:
     text = text.strip()
     if (compound := read_compound(text)) is not None:
         return compound
+    if "emainder" in text and (divided := _divided(text)) is not None:
+        return divided
     if named := _NAMES.match(text):
         names = [name.strip() for name in named.group(1).split(",")]
         return _with_names(names, _read(text[named.end() :]))
@@ -116,6 +118,8 @@ def _read(text: str) -> Answer:
             return _read(text[2 + builder.end() : -2])
         return Several("set", tuple(_flat(_read(p) for p in _split(text[2:-2], ","))))
     if text[:1] == "{" and _closes_at_end(text):
+        if builder := _BUILDER.match(text[1:-1]):
+            return _read(text[1 + builder.end() : -1])
         return _read(text[1:-1])
     if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _closes_at_end(text):
         parts = _split(text[1:-1], ";" if ";" in text else ",")
@@ -138,6 +142,14 @@ def _read(text: str) -> Answer:
         before, _, after = text.partition("\\pm")
         return Several("list", (_item(f"{before}+{after}"), _item(f"{before}-{after}")))
     return _item(text)
+
+
+def _divided(text: str) -> Several | None:
+    """12, remainder 5."""
+    try:
+        return read_joined(text)
+    except NotExact:
+        return None
 
 
 def _with_names(names: list[str], points: Answer) -> Answer:

@@ -226,7 +226,10 @@ def _same_several(gold: Answer, answer: Answer) -> bool:
             if whole is None or whole.denominator == 1:
                 return False  # 0 out of 3 is no way to write 0
             return not single.unit and same_value(Value(Parsed(parts[0] / parts[1], None, False)), single)
-        return several.kind == "ratio" and _same_ratio(several, _clock_as_ratio(single) or single)
+        as_ratio = _clock_as_ratio(single)
+        if several.kind == "to":
+            return as_ratio is not None and _same_ratio(several, as_ratio)
+        return several.kind == "ratio" and _same_ratio(several, as_ratio or single)
     kinds = {gold.kind, answer.kind}
     if kinds in ({"ratio"}, {"ratio", "to"}):
         return _same_ratio(gold, answer)

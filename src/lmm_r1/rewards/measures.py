@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 
-from lmm_r1.rewards.exact import Exact
+from lmm_r1.rewards.exact import Exact, NotExact
 from lmm_r1.rewards.latex import Parsed
 from lmm_r1.rewards.objects import Several
 from lmm_r1.rewards.spelling import KRAM, MARK
@@ -44,10 +44,11 @@ _JOINT = {
     kind: re.compile(rf"(?:,\s?)?{MARK}?\s?(?<![a-zA-Z\\])(?:{words})(?![a-zA-Z])\s?{KRAM}?")
     for kind, words in _JOINTS.items()
 }
+_DEGREES = re.compile(rf"\s?(?:\^?\s?\\circ|{MARK}?degrees?{KRAM}?)\s?$")
 _RANGE = re.compile(rf"^{MARK}?\s?(from|between)\s?{KRAM}?\s", re.IGNORECASE)
 _COMPASS = r"N|S|E|W|[Nn]orth|[Ss]outh|[Ee]ast|[Ww]est"
 _BEARING = re.compile(
-    rf"{MARK}?\s?({_COMPASS})\s?{KRAM}?\s?([^a-zA-Z{MARK}{KRAM}]{{1,20}}?(?:\\circ|\\degree)?)\s?{MARK}?\s?({_COMPASS})\s?{KRAM}?"
+    rf"{MARK}?\s?({_COMPASS})\s?{KRAM}?\s?([^a-zA-Z{MARK}{KRAM}]{{1,20}}?(?:\\circ|\s?{MARK}?degrees?{KRAM}?)?)\s?{MARK}?\s?({_COMPASS})\s?{KRAM}?"
 )
 
 
@@ -66,7 +67,10 @@ def read_compound(text: str) -> Value | None:
     total = Exact.number(0)
     previous = None
     for (number, _), unit in zip(parts, units, strict=True):
-        value = read_value(number).parsed.value
+        try:
+            value = read_value(number).parsed.value
+        except NotExact:
+            return None  # 5 7/3 ft
         factor = conversion(unit, units[-1])
         if not isinstance(value, Exact) or factor is None:
             return None
@@ -92,7 +96,7 @@ def read_joined(text: str) -> Several | None:
     """Values with words between them, in their order; None when the text is none. Raises NotExact for a word it cannot read."""
     bearing = _BEARING.fullmatch(text.strip())
     if bearing:
-        angle = read_value(re.sub(r"\s?\^?\s?\\circ\s?$", "", bearing.group(2)))
+        angle = read_value(_DEGREES.sub("", bearing.group(2)))
         return Several(f"bearing {bearing.group(1)[0].upper()} {bearing.group(3)[0].upper()}", (angle,))
     ranged = _RANGE.match(text)
     text = text[ranged.end() :] if ranged else text

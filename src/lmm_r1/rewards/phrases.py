@@ -36,7 +36,7 @@ _CHINESE = re.compile(
     r"^(?:因此|所以|故|综上|綜上)?,?\s?(?:(?:最终|最終|正确|正確)?(?:的)?(?:答案|结果|結果|回答|答え|正解)(?:是|为|為|は)?|选项?|選項?|为|為|等于|等於)\s?[:：]?\s?(?=.)"
 )
 _ABOUT_WORD = re.compile(
-    rf"^{MARK}?\s?(?:about|approximately|approx\.?|around|roughly|circa|exactly|precisely|simply|just|only|ungefähr|etwa|environ|aproximadamente|约|約|大约|大約|およそ|"
+    rf"^{MARK}?\s?(?:about|approximately|approx\.?|around|roughly|circa|exactly|precisely|simply|just|only|a total of|in total|ungefähr|etwa|environ|aproximadamente|约|約|大约|大約|およそ|"
     rf"equal to|equals)\s?{KRAM}?\s?(?=[-+\\\d.$(]|{MARK}\d)",
     re.IGNORECASE,
 )

@@ -18,7 +18,7 @@ _HEADING = re.compile(
 )
 _ANSWER_IS = re.compile(
     r"(?:(?<![a-z])(?:final\s+)?(?:answer|result)\**\s*(?:is|:|=|：)\**\s*:?|(?:答案|回答|答え|正解|正确答案|正確答案|정답|답)\s*(?:是|为|為|は|은|는)?\s*[:：]?|"
-    r"(?<![а-я])ответ\s*[:：]|(?<![a-z])(?:respuesta|réponse|antwort|resposta|risposta)\s*(?:es|est|ist|é|:|：))\s*",
+    r"(?<![а-я])ответ\s*[:：]|(?<![a-z])(?:respuesta|réponse|antwort|resposta|risposta)\s*(?:est|es|ist|é|:|：))\s*",
     re.IGNORECASE,
 )
 _APPROXIMATELY = (
