@@ -60,9 +60,7 @@ _CASES = re.compile(r"\\begin\s?\{(?:cases|aligned|align\*?|gathered|split)\}(.*
 _VARIABLE = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])")
 _IF = re.compile(r"^(?:if|when|for|where)\s")
 _ABSOLUTE = re.compile(r"\|([^|<>=]{1,60})\|\s?(<=|>=|<|>|\\(?:le|ge)(?![a-zA-Z]))\s?([^|<>=]{1,60})")
-_ONE_NAME = (
-    rf"(?:\\(?:sin|cos|tan|angle|overline|triangle)\s?\{{?\s?)?{MARK}?[a-zA-Z]{{1,12}}\}}?(?:_\s?(?:\{{[^{{}}=:]{{1,20}}\}}|\w))?(?:\^\s?\{{?\d\}}?)?{KRAM}?"
-)
+_ONE_NAME = rf"(?:\\(?:sin|cos|tan|angle|overline|triangle)\s?\{{?\s?)?{MARK}?[a-zA-Z]{{1,12}}\}}?(?:_\s?(?:\{{[^{{}}=:]{{1,20}}\}}|\w))?(?:\^\s?\{{?\d\}}?)?{KRAM}?"
 _RATIO_NAME = re.compile(rf"{_ONE_NAME}(?:\s?:\s?{_ONE_NAME}){{1,4}}")
 #: An expression that is named, not read: what follows its equals sign is what it comes to.
 _OPERATOR = re.compile(

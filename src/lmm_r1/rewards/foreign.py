@@ -20,6 +20,8 @@ _ANY = "|".join(re.escape(sign) for sign in sorted((*_SIGNS, *_CODES), key=len, 
 _BEFORE = re.compile(rf"(?<![a-zA-Z])({_ANY})\s?(-?)\s?({_NUMBER}|{_FRACTION})({_SCALED})")
 _BEHIND = re.compile(rf"(?<=[\d}}])({_SCALED})\s?(\\\$|[€£¥￥₩₹]|\\euro|\\pounds)(?!\s?\d)")
 _HAS_MONEY = re.compile(r"\\\$|[€£¥￥₩₹]|USD|US\$|EUR|GBP|RMB|CNY|JPY|INR|Rs|\\euro|\\pounds")
+#: A sign before anything else that is one value: \$\frac 34.
+_LEADING = re.compile(r"\s*\$?\s*(-?)\s*(\\\$|[€£¥])\s?([^$€£¥,;=]{1,80}?)\s*\$?\s*")
 _DOLLAR = re.compile(r"(?<![\\$])\$(?!\$)")
 _MONEY = re.compile(rf"\$\s?-?{_NUMBER}")
 _LETTER_SCALES = {"k": "thousand", "K": "thousand", "M": "million", "mn": "million", "B": "billion", "bn": "billion"}
@@ -52,6 +54,8 @@ def spelled_out(text: str) -> str:
         text = _dollars(text)
     if _HAS_MONEY.search(text):
         text = _BEFORE.sub(_behind, text)
+        if (leading := _LEADING.fullmatch(text)) is not None:
+            text = f"{leading[1]}{leading[3]}\\text{{ {_SIGNS[leading[2]]}}}"
         text = _BEHIND.sub(lambda m: f"{_scaled(m[1])}\\text{{ {_SIGNS.get(m[2], m[2])}}}", text)
     if text.isascii():
         return text

@@ -25,7 +25,7 @@ _NOUN = (
 _LINK = r"(?:\s?(?:is|are|would be|should be|must be|es|est|ist|é|è|是|为|為|选|選|は|은|는|:|：|=)\s?:?|\s)?\s?(?:option\s|choice\s|letter\s|选项?|選項?)?"
 _LEADS = (
     re.compile(
-        rf"^(?:(?:so|thus|hence|therefore|finally),?\s)?(?:the\s|la\s|die\s|le\s|a\s)?(?:{_NOUN}){_LINK}(?=[^\s\w]?\s?(?:[A-Za-z]|(?-i:[A-J]{2,8}))(?![a-zA-Z]))",
+        rf"^(?:(?:so|thus|hence|therefore|finally),?\s)?(?:the\s|la\s|die\s|le\s|a\s)?(?:{_NOUN}){_LINK}(?=[^\s\w]?\s?(?:[A-Za-z]|(?-i:[A-J]{{2,8}}))(?![a-zA-Z]))",
         re.IGNORECASE,
     ),
     re.compile(

@@ -26,7 +26,7 @@ _APPROXIMATELY = (
     r"ungefähr|etwa|environ|aproximadamente)"
 )
 _LINK = (
-    r"(?:is|are|was|were|equals?|be|becomes?|has|have|had|needs?|costs?|gives?|gets?|got|takes?|took|makes?|made|contains?|travels?|earns?|earned|pays?|paid|saves?|"
+    r"(?:is|are|was|were|equals|be|becomes?|has|have|had|needs?|costs?|gives?|gets?|got|takes?|took|makes?|made|contains?|travels?|earns?|earned|pays?|paid|saves?|"
     r"saved|weighs?|measures?|reaches|yields?|find|finds|found|obtain|conclude|scores?|uses?|used|buys?|bought|sells?|sold|reads?|walks?|runs?|drives?|"
     r"spends?|spent|ran|drove|walked|totals?|shows?|displays?|indicates?|comes to|that|es|ist|est|beträgt|vaut|é|равен|равна|равно)"
 )

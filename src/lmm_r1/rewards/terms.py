@@ -256,7 +256,10 @@ def _points(names: list[str], reach: float) -> Iterator[tuple[dict[str, Fraction
     first = {name: rng.randint(1, 4) for name in names}
     for at in range(4 if len(names) == 1 else 8):  # with two, also such that their difference turns from even to odd
         apart = at // 4
-        yield {name: Fraction(start + at + 4 * (at % 2) + apart * k) for k, (name, start) in enumerate(first.items())}, True
+        yield (
+            {name: Fraction(start + at + 4 * (at % 2) + apart * k) for k, (name, start) in enumerate(first.items())},
+            True,
+        )
 
 
 def _equal_at(left: Term, right: Term, values: dict[str, Fraction], natural: bool) -> tuple[bool, bool]:

@@ -31,8 +31,22 @@ _ARTICLES = frozenset(("a", "an", "the"))
 _SHORT = frozenset("no on in up go he we us me my is am an as at be by do if it of or so to".split())  # noqa: SIM905
 _SAID = re.compile(r"\s*(yes|no)\s*[,.;:!]", re.IGNORECASE)
 _TAKEN_BACK = frozenset(
-    "but however doubt incorrect wrong false maybe wait actually perhaps unsure sure rather".split()
-)  # noqa: SIM905
+    [
+        "but",
+        "however",
+        "doubt",
+        "incorrect",
+        "wrong",
+        "false",
+        "maybe",
+        "wait",
+        "actually",
+        "perhaps",
+        "unsure",
+        "sure",
+        "rather",
+    ]
+)
 #: A chemical formula: H_2O, SO_4^{2-}, Ca(OH)_2.
 _FORMULA = re.compile(r"(?:\(?[A-Z][a-z]?\)?(?:_?\s?\{?\d{1,3}\}?)?){1,12}(?:\^\{?\d?[+-]\}?)?")
 _SET_LETTERS = re.compile(r"\\(?:text|mathrm|mathsf|textrm)\s?\{\s?([A-Za-z()]{1,12})\s?\}(?=\s?[_^A-Z(\\])")
