@@ -14,9 +14,10 @@ import re
 from collections.abc import Iterable, Iterator
 
 from lmm_r1.rewards.exact import Exact, NotExact, TooBig
+from lmm_r1.rewards.inequalities import COMPARISON, EVERYTHING, inequality
 from lmm_r1.rewards.latex import Parsed
 from lmm_r1.rewards.measures import read_compound, read_joined
-from lmm_r1.rewards.objects import INTERVALS, Answer, Equation, Inequality, Named, Opaque, Several
+from lmm_r1.rewards.objects import INTERVALS, Answer, Equation, Named, Opaque, Several
 from lmm_r1.rewards.spelling import KRAM, MARK, canonical
 from lmm_r1.rewards.terms import CONSTANTS, equal_values, minus
 from lmm_r1.rewards.values import Value, read_value
@@ -29,7 +30,6 @@ MAX_NESTING = 60  # brackets within brackets
 _OBJECT_LABEL = re.compile(
     r"^(?:\(\s?[a-zA-Z](?:\s?,\s?[a-zA-Z]){1,3}\s?\)\s?=|[A-Z]\s?=?|[a-z]\s?=|[a-zA-Z]\s?\(\s?[a-z]\s?\)\s?=|[a-z]_\{?[a-z]\}?\s?=|\\(?:vec|mathbf)\s?\{?[a-zA-Z]\}?\s?=)\s?(?=\(\s?[^()]{1,200},|\\\{|\\begin|\[\[)"
 )
-_COMPARISON = re.compile(r"<=|>=|[<>]|\\(?:le|ge|ne)(?![a-zA-Z])")
 _RELATION = re.compile(r"\\(?:equiv|sim|in|mod|pmod|to|cong|subset|subseteq|Rightarrow|implies|iff)(?![a-zA-Z])")
 _WITHOUT = re.compile(r"\\(?:setminus|backslash|smallsetminus)(?![a-zA-Z])|(?<=[\])}R])\s?-\s?(?=\\\{)")
 _EXCEPT = re.compile(
@@ -76,8 +76,6 @@ _REALS = frozenset(("\\mathbb{R}", "\\mathbbR", "\\R", "allrealnumbers", "allrea
 _DENIED = re.compile(r"(?<![a-z])(?:not|no|greater|less|more|fewer|least|most|wrong|except|above|below)(?![a-z])")
 
 
-_INFINITY = Exact.symbol("infty")
-_EVERYTHING = Several("()", (Value(Parsed(-_INFINITY, None, False)), Value(Parsed(_INFINITY, None, False))))
 _NOTHING = Several("set", ())
 
 
@@ -107,7 +105,7 @@ def _read(text: str) -> Answer:
     if bare.casefold() in _EMPTY:
         return _NOTHING
     if bare in _REALS:
-        return _EVERYTHING
+        return EVERYTHING
     if (built := _built_set(text)) is not None:
         return built
     if text.startswith("\\{") and text.endswith("\\}") and "\\{" not in text[2:]:
@@ -196,7 +194,7 @@ def _built_set(text: str) -> Several | None:
     """A set written as others put together; the signs bind as they are tried here, the weakest first."""
     excepted = _EXCEPT.match(text)
     if excepted:
-        return Several("minus", (_EVERYTHING, Several("set", tuple(_flat([_read(text[excepted.end() :])])))))
+        return Several("minus", (EVERYTHING, Several("set", tuple(_flat([_read(text[excepted.end() :])])))))
     parts = _split(_WITHOUT.sub("\\\\setminus", text), "\\setminus")
     if len(parts) == 2 and all(part.strip() for part in parts):
         return Several("minus", tuple(_read(p) for p in parts))
@@ -205,7 +203,7 @@ def _built_set(text: str) -> Several | None:
         if len(parts) > 1:
             return Several(kind, tuple(_read(p) for p in parts))
     joined = {"or" if any(w in word for w in _OR) else "and" for word in _AND.findall(text)}
-    if len(joined) == 1 and _COMPARISON.search(text):  # x > 2 and x < 5
+    if len(joined) == 1 and COMPARISON.search(text):  # x > 2 and x < 5
         items = tuple(_as_point(_read(part)) for part in _AND.split(text))
         if _NOTHING not in items and all(isinstance(item, Several) and item.kind in _PIECES for item in items):
             return Several("union" if "or" in joined else "intersection", items)
@@ -317,8 +315,8 @@ def _item(text: str) -> Answer:
     try:
         if absolute := _ABSOLUTE.fullmatch(text):
             return _bounded_size(*absolute.groups())
-        if _COMPARISON.search(text):
-            return opaque if "=" in text.replace("<=", "").replace(">=", "") else _inequality(text) or opaque
+        if COMPARISON.search(text):
+            return opaque if "=" in text.replace("<=", "").replace(">=", "") else inequality(text) or opaque
         if (about := _approximated(text)) is not None:
             return about
         text = _ABOUT.sub("=", text).strip().removeprefix("=")
@@ -421,77 +419,3 @@ def _ratio(text: str) -> Answer:
     if len(parts) > 10 or any(part.unit or part.percent for part in parts):
         raise NotExact("no ratio")
     return Several("ratio", tuple(parts))
-
-
-def _inequality(text: str) -> Answer | None:
-    """An interval when one variable is bounded by constants, else an Inequality; None when it is neither."""
-    signs = [{"<=": "\\le", ">=": "\\ge"}.get(sign, sign) for sign in _COMPARISON.findall(text)]
-    sides = [read_value(side) for side in _COMPARISON.split(text)]
-    if any(side.unit or side.percent for side in sides):
-        return None
-    if len(signs) == 1:
-        return _bound(sides[0], signs[0], sides[1])
-    directions = {sign.strip("\\")[0] in "<l" for sign in signs}
-    if len(signs) != 2 or "\\ne" in signs or len(directions) != 1:
-        return None
-    for outer, at in ((2, 0), (0, 1)):  # 0 <= x < \infty
-        if is_infinite(sides[outer]) and signs[outer // 2] in ("<", ">"):
-            return _bound(sides[at], signs[at], sides[at + 1])
-    first, second = _bound(sides[0], signs[0], sides[1]), _bound(sides[1], signs[1], sides[2])
-    if not (isinstance(first, Several) and isinstance(second, Several)) or "ne" in (first.kind, second.kind):
-        return None
-    low, high = (first, second) if directions == {True} else (second, first)
-    if is_infinite(low.items[0]) or is_infinite(high.items[1]):
-        return None
-    return Several(low.kind[0] + high.kind[1], (low.items[0], high.items[1]))
-
-
-def is_infinite(item: Answer) -> bool:
-    """Whether an endpoint is one of the two infinities."""
-    return isinstance(item, Value) and "infty" in item.parsed.value.symbols
-
-
-def _bound(left: Value, sign: str, right: Value) -> Several | Inequality:
-    """left sign right, solved for its variable when that is linear."""
-    less = sign in ("<", "\\le")
-    solved = _solved(left, right)
-    if solved is None:
-        a, b = (left, right) if less or sign == "\\ne" else (right, left)
-        kind = "ne" if sign == "\\ne" else "<=" if sign in ("\\le", "\\ge") else "<"
-        return Inequality(kind, minus(a.parsed.value, b.parsed.value))
-    boundary, flipped = solved
-    if sign == "\\ne":
-        return Several("ne", (boundary,))
-    closed = sign in ("\\le", "\\ge")
-    minus_infinity, infinity = _EVERYTHING.items
-    if less != flipped:
-        return Several("(" + ("]" if closed else ")"), (minus_infinity, boundary))
-    return Several(("[" if closed else "(") + ")", (boundary, infinity))
-
-
-def _solved(left: Value, right: Value) -> tuple[Value, bool] | None:
-    """(the constant that the variable is compared with, whether the sign turns round)."""
-    for side, other, flipped in ((left, right, False), (right, left, True)):
-        value = side.parsed.value
-        constant = not other.parsed.value.symbols - CONSTANTS
-        if constant and isinstance(value, Exact) and _is_variable(value):
-            return other, flipped
-    difference = minus(left.parsed.value, right.parsed.value)
-    variables = difference.symbols - CONSTANTS
-    if not isinstance(difference, Exact) or len(variables) != 1:
-        return None
-    (name,) = variables
-    key = (((name, 1),), 1)
-    slope = difference.terms.get(key)
-    rest = Exact({k: v for k, v in difference.terms.items() if k != key})
-    if slope is None or name in rest.symbols:
-        return None
-    # Solving it was the reader's work: as an answer it is unfinished (2x + 3 > 7 for x > 2).
-    return Value(Parsed(-rest * Exact.number(1 / slope), None, True)), slope < 0
-
-
-def _is_variable(value: Exact) -> bool:
-    if len(value.terms) != 1:
-        return False
-    ((symbols, radicand), factor), *_ = value.terms.items()
-    return radicand == 1 and factor == 1 and len(symbols) == 1 and symbols[0][1] == 1 and symbols[0][0] not in CONSTANTS

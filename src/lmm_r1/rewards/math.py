@@ -3,14 +3,16 @@
 Numbers, fractions, radicals, polynomials and units are compared exactly; lists, sets, tuples and
 intervals item by item; what cannot be read exactly, as normalised strings. Decisions that need one:
 
-* A unit or a percent sign may be left out by one side; two different units are two different answers.
+* A unit or a percent sign may be left out by one side; two different units are two different answers, and one
+  beside the box is read. A base may be left out by the answer alone.
 * "x = 3" answers 3. In a list of assignments the names count.
 * An unfinished computation (27+36-33 for 30, 9*8*7 for 504) is not an answer, unless the gold is one:
   else copying the question pays. A form in which answers are written (8/2, 2^10, 5!) is one.
 * A decimal answers an exact gold when it has six right digits after the point; an exact answer, a gold
-  that is itself a rounding, when it rounds to it.
+  that is itself a rounding (three significant digits or more), when it rounds to it.
+* A word between numbers is a word. What denies, hedges or is not understood equals nothing.
 
-A verdict never raises, whatever the strings. Reading: answers.py. Source of the cases: the published
+A verdict never raises, whatever the strings. Reading: answers.py; comparing: equality.py. Source of the cases: the published
 checkers' known faults; nothing of them is used here.
 """
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lmm_r1.rewards.answers import is_infinite
+from lmm_r1.rewards.inequalities import is_infinite
 from lmm_r1.rewards.objects import INTERVALS, Answer, Several
 from lmm_r1.rewards.terms import equal_values
 from lmm_r1.rewards.values import Value
