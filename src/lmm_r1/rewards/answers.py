@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from lmm_r1.rewards.exact import Exact, NotExact, TooBig
 from lmm_r1.rewards.inequalities import COMPARISON, EVERYTHING, inequality
@@ -48,6 +49,13 @@ _MEMBER = re.compile(rf"^\s*{_SYMBOL}\s*\\in(?![a-zA-Z])\s*")
 _AND = re.compile(
     rf"{MARK}(?:,\s?)?(?:and|or){KRAM}|\s(?:and|or|und|oder|et|ou)\s|\\(?:land|lor)(?![a-zA-Z])|(?<=[)\]])(?:or|and)(?=[(\[])|[和或与與及]"
 )
+_LOGIC = re.compile(r"\\(?:land|lor|lnot|neg)(?![a-zA-Z])")
+_RELATED = re.compile(r"[=<>]|\\(?:le|ge|ne|in)(?![a-zA-Z])")
+#: 1951-04-09, and capitals alone (IX, LR): neither a difference nor a product.
+_DATE = re.compile(
+    r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}-\d{1,2}-\d{4}|\d{1,2}/\d{1,2}/\d{2,4}|\d{4}/\d{1,2}/\d{1,2}|[A-Z]{2,}"
+)
+_DASHED = re.compile(r"(\d{1,9})\s?-\s?(\d{1,9})")
 _OR = ("or", "ou", "oder", "或", "\\lor")
 #: (x, y) = (1, 2): the names of a point.
 #: Between solutions: "or", or a semicolon.
@@ -95,7 +103,12 @@ def _read(text: str) -> Answer:
     if named := _NAMES.match(text):
         names = [name.strip() for name in named.group(1).split(",")]
         return _with_names(names, _read(text[named.end() :]))
-    text = _OBJECT_LABEL.sub("", text)
+    label = _OBJECT_LABEL.match(text)
+    if label and len(_split(text[label.end() :], ",")) == 1:  # else several points, each with its own label
+        found = _read(text[label.end() :])
+        if isinstance(found, Several) and found.kind == "()":
+            return replace(found, label=label.group().strip("= "))
+        return found
     if "\\begin" in text and not _STATED.search(text):
         return _environment(text)
     if text.startswith("[[") and text.endswith("]]") and (nested := _nested(text)) is not None:
@@ -123,6 +136,8 @@ def _read(text: str) -> Answer:
             return Several(text[0] + text[-1], tuple(_read(p) for p in parts))
     if (pairs := _solutions(text)) is not None:
         return pairs
+    if _LOGIC.search(text) and not _RELATED.search(text):
+        return Opaque(canonical(text))  # p \\land q is a statement
     parts = [p for p in _split(_AND.sub(",", text).replace(";", ","), ",") if p.strip()]
     if len(parts) > 1:
         items = tuple(_flat(_read(p) for p in parts))
@@ -310,8 +325,10 @@ def _item(text: str) -> Answer:
             return Named(canonical(text[: text.rfind("=")]), read_value(stated))
         except NotExact:
             return opaque
-    if _RELATION.search(text):
+    if _RELATION.search(text) or _DATE.fullmatch(text):
         return opaque
+    if (dashed := _DASHED.fullmatch(text)) and int(dashed[1]) < int(dashed[2]):  # 10-20 is a range
+        return Several("range", (read_value(dashed[1]), read_value(dashed[2])))
     try:
         if absolute := _ABSOLUTE.fullmatch(text):
             return _bounded_size(*absolute.groups())

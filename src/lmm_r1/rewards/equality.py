@@ -231,6 +231,9 @@ def _same_several(gold: Answer, answer: Answer) -> bool:
             return as_ratio is not None and _same_ratio(several, as_ratio)
         return several.kind == "ratio" and _same_ratio(several, as_ratio or single)
     kinds = {gold.kind, answer.kind}
+    if kinds == {"range", "to"}:
+        gold, kinds = Several("to", gold.items), {"to"}
+        answer = Several("to", answer.items)
     if kinds in ({"ratio"}, {"ratio", "to"}):
         return _same_ratio(gold, answer)
     if "cases" in kinds:
@@ -381,6 +384,14 @@ def _values(answer: Several) -> list[Value]:
 def _same_item(gold: Answer, answer: Answer) -> bool:
     """As `same`, but inside a list the names of assignments count."""
     if isinstance(gold, Named) and isinstance(answer, Named) and gold.name != answer.name:
+        return False
+    if (
+        isinstance(gold, Several)
+        and isinstance(answer, Several)
+        and gold.label
+        and answer.label
+        and gold.label != answer.label
+    ):
         return False
     return same(gold, answer)
 

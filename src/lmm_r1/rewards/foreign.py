@@ -21,7 +21,7 @@ _BEFORE = re.compile(rf"(?<![a-zA-Z])({_ANY})\s?(-?)\s?({_NUMBER}|{_FRACTION})({
 _BEHIND = re.compile(rf"(?<=[\d}}])({_SCALED})\s?(\\\$|[€£¥￥₩₹]|\\euro|\\pounds)(?!\s?\d)")
 _HAS_MONEY = re.compile(r"\\\$|[€£¥￥₩₹]|USD|US\$|EUR|GBP|RMB|CNY|JPY|INR|Rs|\\euro|\\pounds")
 #: A sign before anything else that is one value: \$\frac 34.
-_LEADING = re.compile(r"\s*\$?\s*(-?)\s*(\\\$|[€£¥])\s?([^$€£¥,;=]{1,80}?)\s*\$?\s*")
+_LEADING = re.compile(r"\s*\$?\s*(-?)\s*(\\\$|[€£¥])\s?([^$€£¥,;=]{0,60}?\d[^$€£¥,;=]{0,60}?)\s*\$?\s*")
 _DOLLAR = re.compile(r"(?<![\\$])\$(?!\$)")
 _MONEY = re.compile(rf"\$\s?-?{_NUMBER}")
 _LETTER_SCALES = {"k": "thousand", "K": "thousand", "M": "million", "mn": "million", "B": "billion", "bn": "billion"}

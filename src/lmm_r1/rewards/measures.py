@@ -107,7 +107,7 @@ def read_joined(text: str) -> Several | None:
             if any(piece.count("(") != piece.count(")") or piece.count("{") != piece.count("}") for piece in pieces):
                 continue
             items = [read_value(_balanced(piece)) for piece in pieces]
-            return Several(kind, tuple(items))
+            return Several("range" if ranged and kind == "to" else kind, tuple(items))
     return None
 
 

@@ -47,11 +47,12 @@ class Opaque:
 @dataclass(frozen=True, slots=True)
 class Several:
     """kind: "list" (bare, unordered unless compared with a tuple), "set", "union", "intersection", "minus" (the first
-    without the others), "ne" (all numbers but these), "ratio", "matrix", "row", or one of INTERVALS (also for tuples).
+    without the others), "ne" (all numbers but these), "ratio", "matrix", a word that joins values ("range", "out of", "by"), "row", or one of INTERVALS (also for tuples).
     """
 
     kind: str
     items: tuple[Answer, ...]
+    label: str = ""  # the name before a point: A(2, 3)
 
 
 Answer = Value | Named | Equation | Inequality | Opaque | Several
