@@ -172,6 +172,7 @@ CHOICE: list[tuple[tuple[str, ...], str, list[str], list[str]]] = [
     ((), "BD", ["Both B and D", "B和D", "B与D", "B, D", "B & D"], ["B", "D", "B or D", "neither B nor D"]),
     (("15", "25", "35", "45"), "BD", ["B. 25, D. 45", "B. 25 and D. 45", "B, D"], ["B. 25, D. 35", "B. 25", "A. 15, D. 45"]),
     (("Yes", "No"), "A", ["A. Yes, because the angles are equal", "Yes", "A. Yes", "A"], ["B. No, because the angles differ", "A. No, because they differ", "Yes or no", "B"]),
+    (("4", "5"), "A", ["A. 4", "(A) 4"], ["(A), (4)", "(A), (5)", "(A) (B)"]),
     (("0", "4", "9"), "A", ["0", "A", "A. 0"], ["0 or 4", "0 and 9", "not 0", "4 or 0", "0 or 9"]),
 ]  # fmt: skip
 

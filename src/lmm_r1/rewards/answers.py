@@ -80,8 +80,6 @@ _EMPTY = frozenset(
     ("\\emptyset", "emptyset", "\\{\\}", "nosolution", "nosolutions", "norealsolution", "norealsolutions")
 )
 _REALS = frozenset(("\\mathbb{R}", "\\mathbbR", "\\R", "allrealnumbers", "allreals"))
-#: A label that says something about the number instead of naming it.
-_DENIED = re.compile(r"(?<![a-z])(?:not|no|greater|less|more|fewer|least|most|wrong|except|above|below)(?![a-z])")
 
 
 _NOTHING = Several("set", ())
@@ -104,7 +102,9 @@ def _read(text: str) -> Answer:
         names = [name.strip() for name in named.group(1).split(",")]
         return _with_names(names, _read(text[named.end() :]))
     label = _OBJECT_LABEL.match(text)
-    if label and len(_split(text[label.end() :], ",")) == 1:  # else several points, each with its own label
+    if label and (
+        text[label.end()] != "(" or len(_split(text[label.end() :], ",")) == 1
+    ):  # else several points, each with its own label
         found = _read(text[label.end() :])
         if isinstance(found, Several) and found.kind == "()":
             return replace(found, label=label.group().strip("= "))
@@ -354,7 +354,7 @@ def _item(text: str) -> Answer:
             values = [_side(side) for side in sides[named:]]  # x = y = 2 names 2
             same = all(equal_values(v.parsed.value, values[-1].parsed.value) for v in values)
             own = sides[0] in values[-1].parsed.value.symbols  # x = x names nothing
-            if _DENIED.search(sides[0]) or own or not same:
+            if denies(sides[0]) or own or not same:
                 return opaque
             return Named(canonical(sides[0]), values[-1])
         values = [read_value(side) for side in sides]

@@ -88,7 +88,8 @@ def _with_text(match: re.Match[str], wanted: frozenset[str], options: Sequence[s
         if second_thought(rest) and not _is_reason(rest):
             return Verdict(0.0, "ambiguous")
         return RIGHT if wanted == {letter} else WRONG
-    return RIGHT if wanted == {letter} and _agrees(letter, match.group(3).strip(), options) else WRONG
+    text = match.group(3).strip()
+    return RIGHT if wanted == {letter} and text[:1] != "," and _agrees(letter, text, options) else WRONG
 
 
 def _is_reason(rest: str) -> bool:

@@ -28,6 +28,8 @@ _OTHERS = (
     # Spanish, Portuguese, Italian
     "ningún ninguno ninguna ni nunca jamás quizás quizá quizas quiza tal-vez tal vez incorrecto incorrecta falso falsa posiblemente "
     "probablemente acaso imposible excepto menos sino não nao nem talvez errado errada forse sbagliato oppure mai né "
+    # Swedish, Dutch, Polish, Turkish
+    "inte kanske eller ej misschien niet geen wellicht nie może lub albo belki değil veya "
     # Russian
     "не нет или ни возможно наверное неверно неправильно"
 )
@@ -41,7 +43,7 @@ STRONG = DENYING - frozenset(_IN_NAMES.split())
 
 #: The same in writing without spaces.
 _CJK_DENIAL = re.compile(
-    "不|非|没|沒|未|或|可能|也许|也許|大概|错|錯|误|誤|否|除|大于|小于|大於|小於|超过|超過|以上|以下|以外|至少|至多|最多|最少|之间|之間|恐怕|猜|"
+    "ليس|لا|ربما|不|非|没|沒|未|或|可能|也许|也許|大概|错|錯|误|誤|否|除|大于|小于|大於|小於|超过|超過|以上|以下|以外|至少|至多|最多|最少|之间|之間|恐怕|猜|"
     "ない|なく|ません|または|もしくは|かもしれ|たぶん|おそらく|違|でしょうか|아니|않|또는|혹은|아마|틀린|틀렸|못"
 )
 _LETTER = "a-zA-ZÀ-ɏа-яА-ЯёЁ"
