@@ -64,7 +64,11 @@ def judge_choice(gold: str, answer: str, choices: Sequence[str] | None) -> Verdi
         return _decide(wanted, same)  # a lower-case letter may be an option's own text
     if said is not None and not (lower and len(plain) > 40):
         return RIGHT if said == wanted else WRONG
-    if options and len(pairs := _NEXT.split(text)) > 1 and (several := _with_texts(pairs, options)) is not None:
+    if (
+        options
+        and 1 < len(pairs := _NEXT.split(text)) <= len(options)
+        and (several := _with_texts(pairs, options)) is not None
+    ):
         return RIGHT if several == wanted else WRONG
     match = _WITH_TEXT.fullmatch(text)
     if match:

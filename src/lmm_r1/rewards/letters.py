@@ -9,8 +9,8 @@ import re
 
 from lmm_r1.rewards.words import denied_ahead, denies
 
-_ONE = r"[(\[{<\"']{0,2}\s?([A-Za-z])\s?[)\]}>\"']{0,2}[.:]?"
-_CAPITAL = r"[(\[\"']?\s?[A-Z]\s?[)\]\"']?"
+_ONE = r"[(\[{<]{0,2}\s?([A-Za-z])\s?[)\]}>]{0,2}[.:]?"
+_CAPITAL = r"[(\[]?[A-Z][)\]]?"
 _SINGLE = re.compile(_ONE)
 _SEVERAL = re.compile(
     rf"(?:both\s)?{_CAPITAL}(?:\s?(?:,\s?(?:and|&)|,|and|&|;|\+|、|和|与|與|及|y|et|und|と)\s?{_CAPITAL}){{1,9}}\.?",

@@ -20,6 +20,7 @@ from lmm_r1.rewards.extract import MAX_ANSWER
 from lmm_r1.rewards.math import checked
 from lmm_r1.rewards.numeric import judge_number
 from lmm_r1.rewards.spelling import KRAM, MARK, tidy
+from lmm_r1.rewards.words import NEGATIONS, STRONG
 from lmm_r1.types import Problem, Verdict
 
 ANLS_THRESHOLD = 0.5
@@ -103,7 +104,7 @@ def judge_text(gold: str, answer: str, metric: str = "exact") -> Verdict:
         and said.group(1).casefold() == wanted[0]
         and len(_YES_NO & set(found)) == 1
         and not _TAKEN_BACK & set(found)
-        and (wanted[0] == "no" or "not" not in found)
+        and not (STRONG - (NEGATIONS if wanted[0] == "no" else frozenset(wanted))) & set(found[1:])
     ):
         return Verdict(1.0, "correct")
     return Verdict(0.0, "wrong")

@@ -26,8 +26,10 @@ _NUMBER_WORDS = (
     | {word: 20 + 10 * n for n, word in enumerate(_TENS.split())}
     | {"hundred": 100, "one hundred": 100}
 )
+#: Characters at the end of a text that could be a unit.
+MAX_UNIT = 160
 _POWER = r"(?:\s?\^\s?\{?\s?-?\d\s?\}?)?"
-_ATOM = rf"(?:{MARK}[a-zA-Z'µΩ][^{MARK}{KRAM}\d=<>+]{{0,60}}(?:\^\{{?-?\d\}}?[^{MARK}{KRAM}\d=<>+]{{0,20}}){{0,3}}{KRAM}|[a-zA-Zµ]+){_POWER}"
+_ATOM = rf"(?:{MARK}[a-zA-Z'µΩ][^{MARK}{KRAM}\d=<>+^]{{0,60}}(?:\^\{{?-?\d\}}?[^{MARK}{KRAM}\d=<>+^]{{0,20}}){{0,3}}{KRAM}|[a-zA-Zµ]+(?![a-zA-Zµ])){_POWER}"
 #: Everything behind the last digit or bracket that could be a unit; at most eight words.
 _REGION = re.compile(rf"(?<![a-zA-Z\\_{MARK}])(?<!\\[,; ]){_ATOM}(?:\s?(?:/|\\cdot|\*)?\s?{_ATOM}){{0,7}}$")
 _ATOMS = re.compile(_ATOM)
@@ -138,7 +140,7 @@ def without_unit(text: str) -> tuple[str, str]:
         unit = unit_of(f"{top}/{bottom}^{power or 1}")
         if measure(unit) is not None:
             return text[: quotient.start()].strip(), unit
-    region = _REGION.search(text)
+    region = _REGION.search(text, max(0, len(text) - MAX_UNIT))
     if region is None:
         return text, ""
     for atom in _ATOMS.finditer(text, region.start()):

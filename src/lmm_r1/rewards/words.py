@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 _ENGLISH = (
-    "not never no none nor neither cannot can't isn't aren't wasn't weren't doesn't don't didn't won't wouldn't couldn't shouldn't cant isnt "
+    "not never no nope nah none nor neither cannot can't isn't aren't wasn't weren't doesn't don't didn't won't wouldn't couldn't shouldn't cant isnt "
     "less more fewer greater than least most or if unless except but between undefined unknown wrong incorrect incorrectly "
     "wrongly false untrue maybe may perhaps possibly probably presumably supposedly might could either any likely unlikely unsure uncertain "
     "guess guessing guessed assume assuming suppose hopefully doubt doubtful impossible invalid mistake mistaken excluded "
@@ -38,6 +38,45 @@ DENYING = frozenset((_ENGLISH + " " + _OTHERS).split()) - {"vez", "tal", "still"
 _IN_NAMES = (
     "less more fewer greater than least most between above below under over within any if possible another additional too few many off short "
     "away each mehr weniger plus moins question whether extra"
+)
+#: Words of a reason why not: "No, the sides are not equal".
+NEGATIONS = frozenset(
+    [
+        "not",
+        "never",
+        "no",
+        "none",
+        "nor",
+        "neither",
+        "cannot",
+        "can't",
+        "isn't",
+        "aren't",
+        "wasn't",
+        "weren't",
+        "doesn't",
+        "don't",
+        "didn't",
+        "won't",
+        "wouldn't",
+        "couldn't",
+        "without",
+        "impossible",
+        "invalid",
+        "less",
+        "more",
+        "fails",
+        "fail",
+        "failed",
+        "excluded",
+        "except",
+        "under",
+        "below",
+        "above",
+        "over",
+        "wrong",
+        "question",
+    ]
 )
 STRONG = DENYING - frozenset(_IN_NAMES.split())
 
