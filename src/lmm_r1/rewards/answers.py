@@ -56,6 +56,8 @@ _DATE = re.compile(
     r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}-\d{1,2}-\d{4}|\d{1,2}/\d{1,2}/\d{2,4}|\d{4}/\d{1,2}/\d{1,2}|[A-Z]{2,}"
 )
 _DASHED = re.compile(r"(\d{1,9})\s?-\s?(\d{1,9})")
+_NAMED_POINTS = re.compile(r"(?<![a-zA-Z])[A-Z]{1,3}(?![a-zA-Z])")  # NO is a segment, no denial
+_ALTERNATIVES = re.compile(rf"{MARK}(?:,\s?)?or{KRAM}|\s(?:or|oder|ou)\s|\\lor(?![a-zA-Z])|或")
 _OR = ("or", "ou", "oder", "或", "\\lor")
 #: (x, y) = (1, 2): the names of a point.
 #: Between solutions: "or", or a semicolon.
@@ -147,7 +149,7 @@ def _read(text: str) -> Answer:
             return Several("ne", tuple(excluded))
         if isinstance(first, Named) and all(isinstance(i, Value) for i in items[1:]):  # x = 1, 2
             items = (first, *(Named(first.name, i) for i in items[1:] if isinstance(i, Value)))
-        return Several("list", items)
+        return Several("set" if _ALTERNATIVES.search(text) else "list", items)
     text = parts[0].strip() if parts else text
     if "\\pm" in text and text.count("\\pm") == 1:
         before, _, after = text.partition("\\pm")
@@ -354,7 +356,7 @@ def _item(text: str) -> Answer:
             values = [_side(side) for side in sides[named:]]  # x = y = 2 names 2
             same = all(equal_values(v.parsed.value, values[-1].parsed.value) for v in values)
             own = sides[0] in values[-1].parsed.value.symbols  # x = x names nothing
-            if denies(sides[0]) or own or not same:
+            if denies(_NAMED_POINTS.sub("", sides[0])) or own or not same:
                 return opaque
             return Named(canonical(sides[0]), values[-1])
         values = [read_value(side) for side in sides]

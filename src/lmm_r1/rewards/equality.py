@@ -40,7 +40,7 @@ def same(gold: Answer, answer: Answer) -> bool:
         isinstance(gold, Named)
         and isinstance(answer, Named)
         and gold.name != answer.name
-        and _is_quotient(gold, answer)
+        and (_is_quotient(gold, answer) or _other_argument(gold.name, answer.name))
     ):
         return False  # AB/BC and BC/AB
     if _same_family(gold, answer):
@@ -48,6 +48,11 @@ def same(gold: Answer, answer: Answer) -> bool:
     if same_value(_plain(gold), _plain(answer)):
         return not _is_relation(answer) or not isinstance(gold, Named)
     return isinstance(gold, Named) and _same_up_to_a_factor(_difference(gold), _difference(answer), negative=True)
+
+
+def _other_argument(gold: str, answer: str) -> bool:
+    """f(x) and f(y)."""
+    return gold != answer and gold[1:2] == answer[1:2] == "(" and gold[2:-1].isalpha() and answer[2:-1].isalpha()
 
 
 def _is_quotient(gold: Named, answer: Named) -> bool:

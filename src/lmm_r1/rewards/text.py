@@ -32,7 +32,7 @@ _ARTICLES = frozenset(("a", "an", "the"))
 _SHORT = frozenset("no on in up go he we us me my is am an as at be by do if it of or so to".split())  # noqa: SIM905
 _SAID = re.compile(r"\s*(yes|no)\s*[,.;:!]", re.IGNORECASE)
 _TAKEN_BACK = frozenset(
-    [
+    (
         "but",
         "however",
         "doubt",
@@ -46,7 +46,9 @@ _TAKEN_BACK = frozenset(
         "unsure",
         "sure",
         "rather",
-    ]
+        "if",
+        "back",
+    )
 )
 #: A chemical formula: H_2O, SO_4^{2-}, Ca(OH)_2.
 _FORMULA = re.compile(r"(?:\(?[A-Z][a-z]?\)?(?:_?\s?\{?\d{1,3}\}?)?){1,12}(?:\^\{?\d?[+-]\}?)?")

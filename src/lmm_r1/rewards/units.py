@@ -54,7 +54,7 @@ _CHANGING_WORDS = (
     "hundred hundreds thousand thousands million millions billion billions trillion trillions infinity"
 )
 _NO_UNIT = frozenset(_CHANGING_WORDS.split()) | frozenset(_NUMBER_WORDS) | DENYING
-_FRACTIONS = re.compile(r"(?:eleven|twelf|\w{2,6}teen|\w{2,5}tie)ths?")
+_FRACTIONS = re.compile(r"(?:\w{1,6}illion|\w{0,8}thousand|\w{0,8}hundred|eleven|twelf|\w{2,6}teen|\w{2,5}tie)ths?")
 #: Nouns that are not written with an s; a word that is neither these, nor a unit of the table, nor a plural, is no unit.
 _NOUN_LIST = (
     "total altogether overall exactly bps pts people men women children person man woman child feet fish sheep deer mice geese oxen teeth units unit piece data water sugar flour milk paper rice money "
@@ -183,6 +183,8 @@ def _symbol(word: str) -> str:
         return word
     if word in ("L", "mL", "cL", "dL", "kL"):
         return word.lower()
+    if len(word) == 1 and word.isalpha():
+        return word  # M and S are no metre and no second
     low = word.lower()
     if low in _ALIASES:
         return _ALIASES[low]
