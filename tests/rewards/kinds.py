@@ -167,7 +167,7 @@ CHOICE: list[tuple[tuple[str, ...], str, list[str], list[str]]] = [
       "故选C", "答えはC", "정답: C", "정답은 C", "Ответ: C", "Respuesta: C", "La respuesta es C", "Antwort: C", "C. They meet at one point f(x)=g(x)", "(C) No real root", "C. Not enough information",
       "A line has two ends, so 2 + 2 = 4. Therefore, the answer is C.", "Compare them:\n1/2 = 0.5\n\nAnswer: C", "Answer: C, which is cold.", "option C"],
      ["C. is wrong", "C is incorrect", "C is not correct", "(C) cannot be right", "(C), (3)", "C, 3", "C or D", "not C", "C: no, D", "C?", "C'", "maybe C", "C. or maybe D", "(C) isn't it", "C and D", "Either C or D",
-      "The answer is not C", "I think it's C or D", "不选C", "答案不是C", "(C) False", "C. That cannot be", "either C", "D is correct", "C, but maybe not", "C is wrong", "C) and D)"]),
+      "The answer is not C", "I think it's C or D", "不选C", "答案不是C", "(C) False", "C. That cannot be", "either C", "D is correct", "C, but maybe not", "C is wrong", "C) and D)", "C. IS WRONG", "C. CAN BE RULED OUT"]),
     ((), "ABC", ["A, B, and C", "A, B, C", "A、B、C", "A和B和C", "A and B and C", "ABC", "B, A and C"], ["A, B", "A and B", "A, B, C, D", "A, B, or C", "Both A and B"]),
     ((), "BD", ["Both B and D", "B和D", "B与D", "B, D", "B & D"], ["B", "D", "B or D", "neither B nor D"]),
     (("15", "25", "35", "45"), "BD", ["B. 25, D. 45", "B. 25 and D. 45", "B, D"], ["B. 25, D. 35", "B. 25", "A. 15, D. 45"]),
@@ -182,7 +182,7 @@ NUMERIC: list[Row] = [
 ]  # fmt: skip
 
 TEXT: list[Row] = [
-    ("no", ["No, the lines are not parallel.", "No. It is not a circle.", "No"], ["Yes, the lines are not parallel.", "No, wait, yes", "No but maybe", "Yes", "No, possibly", "No, unless it rains", "No, that is untrue"]),
+    ("no", ["No, the lines are not parallel.", "No. It is not a circle.", "No"], ["No?", "Yes, the lines are not parallel.", "No, wait, yes", "No but maybe", "Yes", "No, possibly", "No, unless it rains", "No, that is untrue"]),
     ("yes", ["Yes, they are equal.", "Yes"], ["No, they are equal.", "Yes, not equal", "Yes, probably", "Yes, it isn't", "Yes, nope", "Yes, hardly"]),
     ("CO2", ["$CO_2$", "\\ce{CO2}", "\\mathrm{CO_2}", "CO₂", "CO_{2}"], ["CO3", "C2O", "CO"]), ("Ca(OH)2", ["Ca(OH)_2", "\\ce{Ca(OH)2}"], ["Ca(OH)3"]),
     ("2,500", ["2500", "2,500"], ["250", "25000"]),

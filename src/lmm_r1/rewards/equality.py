@@ -256,7 +256,11 @@ def _same_several(gold: Answer, answer: Answer) -> bool:
         return False
     named = _distinct_names(gold), _distinct_names(answer)
     if any(named) and "set" in kinds and not all(named):
-        return _indexed(gold if named[0] else answer) and _same_members(_unnamed(gold), _unnamed(answer))
+        return (
+            "()" not in kinds
+            and _indexed(gold if named[0] else answer)
+            and _same_members(_unnamed(gold), _unnamed(answer))
+        )
     if any(named) and kinds <= {"()", "list", "set"}:
         gold, answer = _by_name(gold, answer) if all(named) else _in_written_order(gold, answer)
         return all(_same_item(g, a) for g, a in zip(gold.items, answer.items, strict=True))

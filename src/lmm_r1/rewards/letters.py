@@ -114,6 +114,7 @@ def concluded(text: str) -> frozenset[str] | None:
 def second_thought(rest: str) -> bool:
     """Whether a text behind a letter, without options to compare it with, denies the letter or names something else."""
     rest = rest.strip()
+    rest = rest.lower() if rest.isupper() and len(rest) > 3 and " " in rest else rest
     if _OTHER_VALUE.match(rest) or _OTHER_LETTER.search(rest) or _HEDGE.search(rest) or "?" in rest:
         return True
     if rest[:1].isupper() or not rest[:1].isalpha():

@@ -94,6 +94,8 @@ def judge_text(gold: str, answer: str, metric: str = "exact") -> Verdict:
     found = words(answer)
     if not found:
         return Verdict(0.0, "unparsable_answer")
+    if answer.rstrip().endswith(("?", "？")) and not gold.rstrip().endswith("?"):
+        return Verdict(0.0, "wrong")  # a question is no answer
     if found == wanted:
         return Verdict(1.0, "correct")
     if metric == "anls":
