@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lmm_r1.rewards import math as verifier
 from lmm_r1.rewards import verify
-from lmm_r1.rewards.answers import Opaque
+from lmm_r1.rewards.objects import Opaque
 
 SETS = ("math500", "deepscaler_2000", "gsm8k_test", "gsm8k_train_2000", "geometry3k_train", "geometry3k_test",
         "geoqa_train", "mathvision_testmini", "olympiadbench_text", "aime24", "aime25")  # fmt: skip

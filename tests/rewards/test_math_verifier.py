@@ -40,12 +40,21 @@ def test_different_answers_never_pay(gold: str, answer: str) -> None:
     assert verify(gold, f"\\boxed{{{answer}}}").value == 0.0
 
 
-@pytest.mark.parametrize("gold", ["", "   ", "$", "9^{9^{9^9}}", "1" * 3000, "1," * 80 + "1"])
+@pytest.mark.parametrize("gold", ["", "   ", "$", "1" * 3000])
 def test_a_gold_that_cannot_be_read_pays_nothing(gold: str) -> None:
     """Catches the released code's hole: an unreadable gold paid 1.0 for any reply."""
     for answer in (gold, "1", ""):
         verdict = verify(gold, f"\\boxed{{{answer}}}")
         assert verdict.value == 0.0
+    assert verify(gold, "\\boxed{1}").reason == "error"
+
+
+@pytest.mark.parametrize("gold", ["9^{9^{9^9}}", "7^{7^{77}}", "1," * 80 + "1"])
+def test_a_gold_over_the_limits_pays_what_is_written_alike(gold: str) -> None:
+    """Catches a gold that no reply can be paid for, and one that pays more than itself."""
+    assert verify(gold, f"\\boxed{{{gold}}}").value == 1.0
+    for answer in ("1", f"{gold}+1", f"-{gold}", ""):
+        assert verify(gold, f"\\boxed{{{answer}}}").value == 0.0
     assert verify(gold, "\\boxed{1}").reason == "error"
 
 

@@ -2,33 +2,35 @@
 
 A value with its unit, an assignment, an equation, an inequality, a list, set, tuple, interval, union, ratio or
 matrix; what is none of these is a string (`Opaque`). Inequalities in one variable are read as intervals, so
-x >= 0 and [0, \\infty) are the same object. Comparing two objects: math.py.
+x >= 0 and [0, \\infty) are the same object. Comparing two objects: equality.py.
 
 Everything is one pass of bounded patterns over at most MAX_ANSWER characters. Left out: sums, integrals and
-limits (strings). Units: units.py; sets built from others are compared in realsets.py.
+limits (strings). Units: units.py; values that words join: measures.py; sets built from others are compared in realsets.py.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 
 from lmm_r1.rewards.exact import Exact, NotExact, TooBig
+from lmm_r1.rewards.inequalities import COMPARISON, EVERYTHING, inequality
 from lmm_r1.rewards.latex import Parsed
+from lmm_r1.rewards.measures import read_compound, read_joined
+from lmm_r1.rewards.objects import INTERVALS, Answer, Equation, Named, Opaque, Several
 from lmm_r1.rewards.spelling import KRAM, MARK, canonical
-from lmm_r1.rewards.terms import CONSTANTS, Term, same_function
+from lmm_r1.rewards.terms import CONSTANTS, equal_values, minus
 from lmm_r1.rewards.values import Value, read_value
+from lmm_r1.rewards.words import denies
 
 MAX_ITEMS = 50
 MAX_NESTING = 60  # brackets within brackets
-INTERVALS = ("()", "(]", "[)", "[]")
 
 #: A name before a point, a set or a matrix: (x, y) = (2, 3), A(2, 3), S = \{1, 2\}.
 _OBJECT_LABEL = re.compile(
-    r"^(?:\(\s?[a-zA-Z](?:\s?,\s?[a-zA-Z]){1,3}\s?\)\s?=|[A-Z]\s?=?|[a-z]\s?=|[a-zA-Z]\s?\(\s?[a-z]\s?\)\s?=|[a-z]_\{?[a-z]\}?\s?=|\\(?:vec|mathbf)\s?\{?[a-zA-Z]\}?\s?=)\s?(?=\(\s?[^()]{1,200},|\\\{|\\begin)"
+    r"^(?:\(\s?[a-zA-Z](?:\s?,\s?[a-zA-Z]){1,3}\s?\)\s?=|[A-Z]\s?=?|[a-z]\s?=|[a-zA-Z]\s?\(\s?[a-z]\s?\)\s?=|[a-z]_\{?[a-z]\}?\s?=|\\(?:vec|mathbf)\s?\{?[a-zA-Z]\}?\s?=)\s?(?=\(\s?[^()]{1,200},|\\\{|\\begin|\[\[)"
 )
-_COMPARISON = re.compile(r"<=|>=|[<>]|\\(?:le|ge|ne)(?![a-zA-Z])")
 _RELATION = re.compile(r"\\(?:equiv|sim|in|mod|pmod|to|cong|subset|subseteq|Rightarrow|implies|iff)(?![a-zA-Z])")
 _WITHOUT = re.compile(r"\\(?:setminus|backslash|smallsetminus)(?![a-zA-Z])|(?<=[\])}R])\s?-\s?(?=\\\{)")
 _EXCEPT = re.compile(
@@ -37,75 +39,51 @@ _EXCEPT = re.compile(
 )
 _ABOUT = re.compile(r"\\approx(?![a-zA-Z])")
 _SYMBOL = r"(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_\{?\w{1,8}\}?)?'{0,3}(?:\^\s?\{?-1\}?)?"
+_CAPITAL = r"(?:[A-Z]{1,3}(?:_\s?(?:\{[^{}]{1,8}\}|\w))?|[a-z]_\s?(?:\{[^{}]{1,8}\}|\w))"
 _LABEL = re.compile(
     rf"(?:{_SYMBOL}(?:\s?\(\s?-?[a-zA-Z0-9]{{1,4}}\s?\))?|\\(?:overline|widehat|vec)\s?\{{[a-zA-Z]{{1,4}}\}}|\|(?:[zw]|[A-Z]{{2}})\||"
     rf"\\(?:sin|cos|tan)\s?(?:[A-Z]|\\[a-z]+)|[a-z](?:\s?\+\s?[a-z]){{1,3}}|[A-Z]_\{{[^{{}}]{{1,30}}\}}|"
-    rf"m?\s?\\angle\s?[a-zA-Z0-9]{{1,4}}|[A-Z]{{2}}|[a-zA-Z]{{3,20}}|{MARK}[^{KRAM}]*{KRAM})"
+    rf"\\frac\s?\{{{_CAPITAL}\}}\s?\{{{_CAPITAL}\}}|{_CAPITAL}\s?/\s?{_CAPITAL}|m?\s?\\angle\s?[a-zA-Z0-9]{{1,4}}|[A-Z]{{2}}|[a-zA-Z]{{3,20}}|{MARK}[^{KRAM}]*{KRAM})"
 )
 _MEMBER = re.compile(rf"^\s*{_SYMBOL}\s*\\in(?![a-zA-Z])\s*")
-_AND = re.compile(rf"{MARK}(?:,\s?)?(?:and|or){KRAM}|\s(?:and|or)\s|\\(?:land|lor)(?![a-zA-Z])")
+_AND = re.compile(
+    rf"{MARK}(?:,\s?)?(?:and|or){KRAM}|\s(?:and|or|und|oder|et|ou)\s|\\(?:land|lor)(?![a-zA-Z])|(?<=[)\]])(?:or|and)(?=[(\[])|[和或与與及]"
+)
+_LOGIC = re.compile(r"\\(?:land|lor|lnot|neg)(?![a-zA-Z])")
+_RELATED = re.compile(r"[=<>]|\\(?:le|ge|ne|in)(?![a-zA-Z])")
+#: 1951-04-09, and capitals alone (IX, LR): neither a difference nor a product.
+_DATE = re.compile(
+    r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}-\d{1,2}-\d{4}|\d{1,2}/\d{1,2}/\d{2,4}|\d{4}/\d{1,2}/\d{1,2}|[A-Z]{2,}"
+)
+_DASHED = re.compile(r"(\d{1,9})\s?-\s?(\d{1,9})")
+_NAMED_POINTS = re.compile(r"(?<![a-zA-Z])[A-Z]{1,3}(?![a-zA-Z])")  # NO is a segment, no denial
+_ALTERNATIVES = re.compile(rf"{MARK}(?:,\s?)?or{KRAM}|\s(?:or|oder|ou)\s|\\lor(?![a-zA-Z])|或")
+_OR = ("or", "ou", "oder", "或", "\\lor")
+#: (x, y) = (1, 2): the names of a point.
+#: Between solutions: "or", or a semicolon.
+_SOLUTION = re.compile(rf"{MARK}(?:,\s?)?(?:or|and){KRAM}|\s(?:or|and|oder|ou)\s|\\lor(?![a-zA-Z])|或|;")
+_STATED = re.compile(r"\\end\s?\{vmatrix\}\s?=")
+_NAMES = re.compile(r"\(\s?([a-zA-Z](?:_\{?\d\}?)?(?:\s?,\s?[a-zA-Z](?:_\{?\d\}?)?){1,3})\s?\)\s?=\s?(?=\()")
 _CLOCK = re.compile(rf"(\d{{1,2}}):(\d{{2}})(?:\s?{MARK}?\s?([ap])\.?\s?m\.?\s?{KRAM}?)?", re.IGNORECASE)
 _MATRIX = re.compile(r"\\begin\s?\{(?:[bpB]?matrix|array)\}(?:\s?\{[lcr| ]*\})?(.*)\\end\s?\{\w+\}", re.DOTALL)
 _CASES = re.compile(r"\\begin\s?\{(?:cases|aligned|align\*?|gathered|split)\}(.*)\\end\s?\{\w+\*?\}", re.DOTALL)
 _VARIABLE = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])")
 _IF = re.compile(r"^(?:if|when|for|where)\s")
 _ABSOLUTE = re.compile(r"\|([^|<>=]{1,60})\|\s?(<=|>=|<|>|\\(?:le|ge)(?![a-zA-Z]))\s?([^|<>=]{1,60})")
-_RATIO_NAME = re.compile(r"[A-Z]{1,3}(?:\s?:\s?[A-Z]{1,3}){1,4}")
-_TO = re.compile(r"(\d{1,6})\s?(?:\x02to\x03|to)\s?(\d{1,6})")
+_ONE_NAME = rf"(?:\\(?:sin|cos|tan|angle|overline|triangle)\s?\{{?\s?)?{MARK}?[a-zA-Z]{{1,12}}\}}?(?:_\s?(?:\{{[^{{}}=:]{{1,20}}\}}|\w))?(?:\^\s?\{{?\d\}}?)?{KRAM}?"
+_RATIO_NAME = re.compile(rf"{_ONE_NAME}(?:\s?:\s?{_ONE_NAME}){{1,4}}")
+#: An expression that is named, not read: what follows its equals sign is what it comes to.
+_OPERATOR = re.compile(
+    r"\\(?:bmod|mod|lim|sum|prod|int|det|gcd|lcm|max|min|operatorname)(?![a-zA-Z])|\\begin\s?\{vmatrix\}"
+)
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "\\le": "\\ge", "\\ge": "\\le"}
 _BUILDER = re.compile(rf"^\s*{_SYMBOL}\s*(?:\\in\s*\\mathbb\s?\{{?R\}}?\s*)?[|:]")
 _EMPTY = frozenset(
     ("\\emptyset", "emptyset", "\\{\\}", "nosolution", "nosolutions", "norealsolution", "norealsolutions")
 )
 _REALS = frozenset(("\\mathbb{R}", "\\mathbbR", "\\R", "allrealnumbers", "allreals"))
-#: A label that says something about the number instead of naming it.
-_DENIED = re.compile(r"(?<![a-z])(?:not|no|greater|less|more|fewer|least|most|wrong|except|above|below)(?![a-z])")
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
-    """name = value."""
-
-    name: str
-    value: Value
-
-
-@dataclass(frozen=True, slots=True)
-class Equation:
-    """difference = 0."""
-
-    difference: Exact | Term
-
-
-@dataclass(frozen=True, slots=True)
-class Inequality:
-    """difference < 0, <= 0 or != 0 (sign: "<", "<=", "ne"), in several variables or of a higher degree."""
-
-    sign: str
-    difference: Exact | Term
-
-
-@dataclass(frozen=True, slots=True)
-class Opaque:
-    """Something that only string equality can compare."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Several:
-    """kind: "list" (bare, unordered unless compared with a tuple), "set", "union", "intersection", "minus" (the first
-    without the others), "ne" (all numbers but these), "ratio", "matrix", "row", or one of INTERVALS (also for tuples).
-    """
-
-    kind: str
-    items: tuple[Answer, ...]
-
-
-Answer = Value | Named | Equation | Inequality | Opaque | Several
-
-_INFINITY = Exact.symbol("infty")
-_EVERYTHING = Several("()", (Value(Parsed(-_INFINITY, None, False)), Value(Parsed(_INFINITY, None, False))))
 _NOTHING = Several("set", ())
 
 
@@ -117,15 +95,32 @@ def read(text: str) -> Answer:
 
 
 def _read(text: str) -> Answer:
-    text = _OBJECT_LABEL.sub("", text.strip())
-    if "\\begin" in text:
+    text = text.strip()
+    if (compound := read_compound(text)) is not None:
+        return compound
+    if "emainder" in text and (divided := _divided(text)) is not None:
+        return divided
+    if named := _NAMES.match(text):
+        names = [name.strip() for name in named.group(1).split(",")]
+        return _with_names(names, _read(text[named.end() :]))
+    label = _OBJECT_LABEL.match(text)
+    if label and (
+        text[label.end()] != "(" or len(_split(text[label.end() :], ",")) == 1
+    ):  # else several points, each with its own label
+        found = _read(text[label.end() :])
+        if isinstance(found, Several) and found.kind == "()":
+            return replace(found, label=label.group().strip("= "))
+        return found
+    if "\\begin" in text and not _STATED.search(text):
         return _environment(text)
+    if text.startswith("[[") and text.endswith("]]") and (nested := _nested(text)) is not None:
+        return nested
     text = _MEMBER.sub("", text)
     bare = canonical(text)
     if bare.casefold() in _EMPTY:
         return _NOTHING
     if bare in _REALS:
-        return _EVERYTHING
+        return EVERYTHING
     if (built := _built_set(text)) is not None:
         return built
     if text.startswith("\\{") and text.endswith("\\}") and "\\{" not in text[2:]:
@@ -134,11 +129,17 @@ def _read(text: str) -> Answer:
             return _read(text[2 + builder.end() : -2])
         return Several("set", tuple(_flat(_read(p) for p in _split(text[2:-2], ","))))
     if text[:1] == "{" and _closes_at_end(text):
+        if builder := _BUILDER.match(text[1:-1]):
+            return _read(text[1 + builder.end() : -1])
         return _read(text[1:-1])
     if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _closes_at_end(text):
         parts = _split(text[1:-1], ";" if ";" in text else ",")
         if len(parts) > 1:
             return Several(text[0] + text[-1], tuple(_read(p) for p in parts))
+    if (pairs := _solutions(text)) is not None:
+        return pairs
+    if _LOGIC.search(text) and not _RELATED.search(text):
+        return Opaque(canonical(text))  # p \\land q is a statement
     parts = [p for p in _split(_AND.sub(",", text).replace(";", ","), ",") if p.strip()]
     if len(parts) > 1:
         items = tuple(_flat(_read(p) for p in parts))
@@ -148,7 +149,7 @@ def _read(text: str) -> Answer:
             return Several("ne", tuple(excluded))
         if isinstance(first, Named) and all(isinstance(i, Value) for i in items[1:]):  # x = 1, 2
             items = (first, *(Named(first.name, i) for i in items[1:] if isinstance(i, Value)))
-        return Several("list", items)
+        return Several("set" if _ALTERNATIVES.search(text) else "list", items)
     text = parts[0].strip() if parts else text
     if "\\pm" in text and text.count("\\pm") == 1:
         before, _, after = text.partition("\\pm")
@@ -156,11 +157,61 @@ def _read(text: str) -> Answer:
     return _item(text)
 
 
+def _divided(text: str) -> Several | None:
+    """12, remainder 5."""
+    try:
+        return read_joined(text)
+    except NotExact:
+        return None
+
+
+def _with_names(names: list[str], points: Answer) -> Answer:
+    """(x, y) = (1, 2), (3, 4): every point with its names; what is no point of so many numbers stays without."""
+    if isinstance(points, Several) and points.kind == "list":
+        return Several("list", tuple(_with_names(names, item) for item in points.items))
+    if not isinstance(points, Several) or points.kind != "()" or len(points.items) != len(names):
+        return points
+    values = [item for item in points.items if isinstance(item, Value)]
+    if len(values) != len(names):
+        return points
+    return Several("()", tuple(Named(name, value) for name, value in zip(names, values, strict=True)))
+
+
+def _solutions(text: str) -> Several | None:
+    """x = 1, y = 2 or x = 3, y = 4: a list of points with names."""
+    if text.count("=") < 4:
+        return None
+    groups = [g for g in _SOLUTION.split(text) if g.strip(" ,")]
+    if not 2 <= len(groups) <= MAX_ITEMS:
+        return None
+    points: list[Answer] = []
+    first: set[str] = set()
+    for group in groups:
+        items = tuple(_item(part) for part in _split(_AND.sub(",", group), ",") if part.strip())
+        names = [item.name for item in items if isinstance(item, Named)]
+        if len(items) < 2 or len(set(names)) != len(items) or (points and set(names) != first):
+            return None
+        first = set(names)
+        points.append(Several("()", items))
+    return Several("list", tuple(points))
+
+
+def _nested(text: str) -> Several | None:
+    """[[1, 2], [3, 4]]: the rows of a matrix, when all are equally long."""
+    rows = [part.strip() for part in _split(text[1:-1], ",")]
+    if not all(row[:1] == "[" and row[-1:] == "]" and _closes_at_end(row) for row in rows):
+        return None
+    cells = [tuple(_item(cell.strip()) for cell in _split(row[1:-1], ",")) for row in rows]
+    if len({len(row) for row in cells}) != 1 or sum(map(len, cells)) > MAX_ITEMS:
+        return None
+    return Several("matrix", tuple(Several("row", row) for row in cells))
+
+
 def _built_set(text: str) -> Several | None:
     """A set written as others put together; the signs bind as they are tried here, the weakest first."""
     excepted = _EXCEPT.match(text)
     if excepted:
-        return Several("minus", (_EVERYTHING, Several("set", tuple(_flat([_read(text[excepted.end() :])])))))
+        return Several("minus", (EVERYTHING, Several("set", tuple(_flat([_read(text[excepted.end() :])])))))
     parts = _split(_WITHOUT.sub("\\\\setminus", text), "\\setminus")
     if len(parts) == 2 and all(part.strip() for part in parts):
         return Several("minus", tuple(_read(p) for p in parts))
@@ -168,10 +219,10 @@ def _built_set(text: str) -> Several | None:
         parts = _split(text, sign)
         if len(parts) > 1:
             return Several(kind, tuple(_read(p) for p in parts))
-    joined = {"or" if "or" in word else "and" for word in _AND.findall(text)}
-    if len(joined) == 1 and _COMPARISON.search(text):  # x > 2 and x < 5
+    joined = {"or" if any(w in word for w in _OR) else "and" for word in _AND.findall(text)}
+    if len(joined) == 1 and COMPARISON.search(text):  # x > 2 and x < 5
         items = tuple(_as_point(_read(part)) for part in _AND.split(text))
-        if all(isinstance(item, Several) and item.kind in _PIECES for item in items):
+        if _NOTHING not in items and all(isinstance(item, Several) and item.kind in _PIECES for item in items):
             return Several("union" if "or" in joined else "intersection", items)
     return None
 
@@ -270,36 +321,42 @@ def _closes_at_end(text: str) -> bool:
 def _item(text: str) -> Answer:
     """One answer without commas: a value, name = value, an equation, an inequality, a ratio, or a string."""
     opaque = Opaque(canonical(text))
-    if _RELATION.search(text):
+    stated = _OPERATOR.search(text) and text.count("=") and text[text.rfind("=") + 1 :].strip()
+    if stated and not denies(text):
+        try:
+            return Named(canonical(text[: text.rfind("=")]), read_value(stated))
+        except NotExact:
+            return opaque
+    if _RELATION.search(text) or _DATE.fullmatch(text):
         return opaque
+    if (dashed := _DASHED.fullmatch(text)) and int(dashed[1]) < int(dashed[2]):  # 10-20 is a range
+        return Several("range", (read_value(dashed[1]), read_value(dashed[2])))
     try:
         if absolute := _ABSOLUTE.fullmatch(text):
             return _bounded_size(*absolute.groups())
-        if _COMPARISON.search(text):
-            return opaque if "=" in text.replace("<=", "").replace(">=", "") else _inequality(text) or opaque
+        if COMPARISON.search(text):
+            return opaque if "=" in text.replace("<=", "").replace(">=", "") else inequality(text) or opaque
         if (about := _approximated(text)) is not None:
             return about
         text = _ABOUT.sub("=", text).strip().removeprefix("=")
         name, _, told = text.partition("=")
         if _RATIO_NAME.fullmatch(name.strip()):  # AB:BC = 10:3
-            text = told.strip()
-        if spoken := _TO.fullmatch(text.strip()):
-            text = f"{spoken.group(1)}:{spoken.group(2)}"
+            return _named_ratio(name, told.strip())
         if ":" in text:
             return _ratio(text)
         sides = [side.strip() for side in text.split("=")]
         if len(sides) == 1:
-            return read_value(text)
+            return _one_value(text)
         if len(sides) > 4 or not all(sides):
             return opaque
         if len(sides) == 2 and not _LABEL.fullmatch(sides[0]) and _LABEL.fullmatch(sides[1]):
             sides.reverse()  # 3 = x
         if _LABEL.fullmatch(sides[0]):
             named = next((k for k, side in enumerate(sides) if not _LABEL.fullmatch(side)), len(sides) - 1)
-            values = [read_value(side) for side in sides[named:]]  # x = y = 2 names 2
+            values = [_side(side) for side in sides[named:]]  # x = y = 2 names 2
             same = all(equal_values(v.parsed.value, values[-1].parsed.value) for v in values)
             own = sides[0] in values[-1].parsed.value.symbols  # x = x names nothing
-            if _DENIED.search(sides[0]) or own or not same:
+            if denies(_NAMED_POINTS.sub("", sides[0])) or own or not same:
                 return opaque
             return Named(canonical(sides[0]), values[-1])
         values = [read_value(side) for side in sides]
@@ -315,6 +372,38 @@ def _item(text: str) -> Answer:
         return opaque
 
 
+def _side(text: str) -> Value:
+    """A side of an equation: two letters alone are a product there (F = am)."""
+    if len(text) == 2 and text.isalpha():
+        text = " ".join(text)
+    return read_compound(text) or read_value(text)
+
+
+def _one_value(text: str) -> Answer:
+    """A value, or values that words join."""
+    try:
+        return read_value(text)
+    except NotExact:
+        joined = read_joined(text)
+        if joined is None:
+            raise
+        return joined
+
+
+def _named_ratio(name: str, told: str) -> Answer:
+    """a : b = 2 : 3, every part with its name; beside a number the name of the whole."""
+    names = [part.strip(f" {MARK}{KRAM}") for part in name.split(":")]
+    ratio = _ratio(told) if ":" in told else _one_value(told)
+    if isinstance(ratio, Value) and "clock" in ratio.parsed.value.symbols:
+        ratio = Several("ratio", tuple(read_value(part) for part in told.split(":")))
+    if isinstance(ratio, Value):
+        return Named(":".join(names), ratio)
+    values = [item for item in ratio.items if isinstance(item, Value)] if isinstance(ratio, Several) else []
+    if len(values) != len(names) or not isinstance(ratio, Several):
+        raise NotExact("a ratio whose parts are not those that are named")
+    return Several("ratio", tuple(Named(n, v) for n, v in zip(names, values, strict=True)))
+
+
 def _approximated(text: str) -> Answer | None:
     r"""6\sqrt{3} \approx 10.39: the exact side, when the decimal is its rounding or its beginning; else nothing."""
     sign = _ABOUT.search(text)
@@ -326,7 +415,10 @@ def _approximated(text: str) -> Answer | None:
     if not isinstance(value, Value) or digits is None:
         return None
     x, y = value.parsed.value.approximate(), rounded.parsed.value.approximate()
-    near = x is not None and y is not None and abs(x - y) * 10.0**digits <= 1.0 + 1e-9
+    if x is None or y is None:
+        return Opaque(canonical(text))
+    off = abs(x - y) * 10.0**digits
+    near = off <= 0.5 + 1e-9 or (off < 1.0 + 1e-9 and abs(y) <= abs(x))  # its rounding, or its beginning
     return answer if near else Opaque(canonical(text))
 
 
@@ -334,18 +426,6 @@ def _bounded_size(inside: str, sign: str, bound: str) -> Answer:
     """|u| < c and |u| > c as sets."""
     kind = "intersection" if sign in ("<", "<=", "\\le") else "union"
     return Several(kind, (_item(f"{inside}{sign} {bound}"), _item(f"{inside}{_FLIPPED[sign]} -({bound})")))
-
-
-def equal_values(a: Exact | Term, b: Exact | Term) -> bool:
-    """Whether two values are the same number or the same function."""
-    if isinstance(a, Exact) and isinstance(b, Exact):
-        return a == b
-    return same_function(a, b) is True
-
-
-def minus(a: Exact | Term, b: Exact | Term) -> Exact | Term:
-    """a - b."""
-    return a - b if isinstance(a, Exact) and isinstance(b, Exact) else Term.of(a) - Term.of(b)
 
 
 def _ratio(text: str) -> Answer:
@@ -358,77 +438,3 @@ def _ratio(text: str) -> Answer:
     if len(parts) > 10 or any(part.unit or part.percent for part in parts):
         raise NotExact("no ratio")
     return Several("ratio", tuple(parts))
-
-
-def _inequality(text: str) -> Answer | None:
-    """An interval when one variable is bounded by constants, else an Inequality; None when it is neither."""
-    signs = [{"<=": "\\le", ">=": "\\ge"}.get(sign, sign) for sign in _COMPARISON.findall(text)]
-    sides = [read_value(side) for side in _COMPARISON.split(text)]
-    if any(side.unit or side.percent for side in sides):
-        return None
-    if len(signs) == 1:
-        return _bound(sides[0], signs[0], sides[1])
-    directions = {sign.strip("\\")[0] in "<l" for sign in signs}
-    if len(signs) != 2 or "\\ne" in signs or len(directions) != 1:
-        return None
-    for outer, at in ((2, 0), (0, 1)):  # 0 <= x < \infty
-        if is_infinite(sides[outer]) and signs[outer // 2] in ("<", ">"):
-            return _bound(sides[at], signs[at], sides[at + 1])
-    first, second = _bound(sides[0], signs[0], sides[1]), _bound(sides[1], signs[1], sides[2])
-    if not (isinstance(first, Several) and isinstance(second, Several)) or "ne" in (first.kind, second.kind):
-        return None
-    low, high = (first, second) if directions == {True} else (second, first)
-    if is_infinite(low.items[0]) or is_infinite(high.items[1]):
-        return None
-    return Several(low.kind[0] + high.kind[1], (low.items[0], high.items[1]))
-
-
-def is_infinite(item: Answer) -> bool:
-    """Whether an endpoint is one of the two infinities."""
-    return isinstance(item, Value) and "infty" in item.parsed.value.symbols
-
-
-def _bound(left: Value, sign: str, right: Value) -> Several | Inequality:
-    """left sign right, solved for its variable when that is linear."""
-    less = sign in ("<", "\\le")
-    solved = _solved(left, right)
-    if solved is None:
-        a, b = (left, right) if less or sign == "\\ne" else (right, left)
-        kind = "ne" if sign == "\\ne" else "<=" if sign in ("\\le", "\\ge") else "<"
-        return Inequality(kind, minus(a.parsed.value, b.parsed.value))
-    boundary, flipped = solved
-    if sign == "\\ne":
-        return Several("ne", (boundary,))
-    closed = sign in ("\\le", "\\ge")
-    minus_infinity, infinity = _EVERYTHING.items
-    if less != flipped:
-        return Several("(" + ("]" if closed else ")"), (minus_infinity, boundary))
-    return Several(("[" if closed else "(") + ")", (boundary, infinity))
-
-
-def _solved(left: Value, right: Value) -> tuple[Value, bool] | None:
-    """(the constant that the variable is compared with, whether the sign turns round)."""
-    for side, other, flipped in ((left, right, False), (right, left, True)):
-        value = side.parsed.value
-        constant = not other.parsed.value.symbols - CONSTANTS
-        if constant and isinstance(value, Exact) and _is_variable(value):
-            return other, flipped
-    difference = minus(left.parsed.value, right.parsed.value)
-    variables = difference.symbols - CONSTANTS
-    if not isinstance(difference, Exact) or len(variables) != 1:
-        return None
-    (name,) = variables
-    key = (((name, 1),), 1)
-    slope = difference.terms.get(key)
-    rest = Exact({k: v for k, v in difference.terms.items() if k != key})
-    if slope is None or name in rest.symbols:
-        return None
-    # Solving it was the reader's work: as an answer it is unfinished (2x + 3 > 7 for x > 2).
-    return Value(Parsed(-rest * Exact.number(1 / slope), None, True)), slope < 0
-
-
-def _is_variable(value: Exact) -> bool:
-    if len(value.terms) != 1:
-        return False
-    ((symbols, radicand), factor), *_ = value.terms.items()
-    return radicand == 1 and factor == 1 and len(symbols) == 1 and symbols[0][1] == 1 and symbols[0][0] not in CONSTANTS

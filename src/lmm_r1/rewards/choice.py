@@ -9,38 +9,24 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from lmm_r1.rewards.letters import concluded, letters, second_thought, unled, without_reason
 from lmm_r1.rewards.math import RIGHT, WRONG, checked, judge
+from lmm_r1.rewards.sentences import last_line
 from lmm_r1.rewards.spelling import KRAM, MARK, tidy
 from lmm_r1.rewards.text import words
 from lmm_r1.types import Problem, Verdict
 
-_CHINESE = re.compile(r"^(?:故|所以)?(?:答案(?:是|为)?|选项?)\s?[:：]?\s?")
 _BARE_LETTER_UNIT = re.compile(r"(.*\d)\s[mgslhL]")
-_LETTER = re.compile(r"\(?\s?([A-Za-z])\s?[).:]?")
-_LETTERS = re.compile(r"\(?[A-Z]\)?(?:\s?(?:,|and|&|;)\s?\(?[A-Z]\)?){1,9}")
-_WITH_TEXT = re.compile(r"(?:\(\s?([A-Za-z])\s?\)|([A-Za-z])(?:\s?[).:,]|\s?(?=\()|\s(?=[-\d])))\s*(\S.*)", re.DOTALL)
-_OPTION = re.compile(r"^(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:?\s+", re.IGNORECASE)
-_ALL_IN_ONE = re.compile(r"[A-J]{2,8}")
-#: In a text behind a letter, where there are no options to compare it with: perhaps a second answer, or a denial.
-_SECOND_THOUGHT = re.compile(
-    r"(?<![a-zA-Z])[A-Z](?![a-zA-Z])|\b(?:or|and|not|no|nor|maybe|perhaps|either)\b", re.IGNORECASE
+_WITH_TEXT = re.compile(
+    r"(?:[(\[]\s?([A-Za-z])\s?[)\]]|([A-Za-z])(?:\s?[).:,]|\s?(?=\()|\s(?=[-\d])))\s*(\S.*)", re.DOTALL
 )
+#: A. 10, C. 14
+_NEXT = re.compile(r"(?:\s?[,;]\s?(?:and\s)?|\sand\s|\s)(?=\(?[A-Z]\s?[).:]\s?\S)")
 _CAPITALS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
 def _bare(text: str) -> str:
-    text = _CHINESE.sub("", text.strip())
-    return _OPTION.sub("", " ".join(tidy(text).replace(MARK, " ").replace(KRAM, " ").split()))
-
-
-def letters(text: str) -> frozenset[str] | None:
-    """The option letters that a bare answer consists of, or None when it is something else."""
-    single = _LETTER.fullmatch(text)
-    if single:
-        return frozenset(single.group(1).upper())
-    if _LETTERS.fullmatch(text) or (_ALL_IN_ONE.fullmatch(text) and list(text) == sorted(set(text))):
-        return frozenset(c for c in text if "A" <= c <= "Z")
-    return None
+    return " ".join(tidy(text).replace(MARK, " ").replace(KRAM, " ").split())
 
 
 def _fits(option: str, text: str) -> bool:
@@ -63,33 +49,77 @@ def judge_choice(gold: str, answer: str, choices: Sequence[str] | None) -> Verdi
     options = tuple(choices or ())[:26]
     if gold in _CAPITALS and answer in _CAPITALS and (not options or ord(gold) - 65 < len(options)):
         return RIGHT if gold == answer else WRONG
-    wanted = letters(_bare(gold)) if len(gold) <= 200 else None
+    wanted = letters(unled(_bare(gold))) if len(gold) <= 200 else None
     if wanted is None and options:
         found = _by_text(options, gold)
         wanted = frozenset(found) if len(found) == 1 else None
     if wanted is None or (options and any(ord(c) - 65 >= len(options) for c in wanted)):
         return Verdict(0.0, "error")
-    text = _bare(answer)
+    text = _bare(last_line(answer))
+    plain = _bare(answer)
+    text = unled(text)
     said = letters(text)
-    # A lower-case letter may be an option's own text.
-    if said is not None and options and text.strip("().: ").islower() and (same := _by_text(options, text)):
-        return _decide(wanted, same)
-    if said is not None:
+    lower = said is not None and text.strip("().: ").islower()
+    if lower and options and (same := _by_text(options, text)):
+        return _decide(wanted, same)  # a lower-case letter may be an option's own text
+    if said is not None and not (lower and len(plain) > 40):
         return RIGHT if said == wanted else WRONG
+    if (
+        options
+        and 1 < len(pairs := _NEXT.split(text)) <= len(options)
+        and (several := _with_texts(pairs, options)) is not None
+    ):
+        return RIGHT if several == wanted else WRONG
     match = _WITH_TEXT.fullmatch(text)
     if match:
-        letter = (match.group(1) or match.group(2)).upper()
-        number = ord(letter) - 65
-        rest = match.group(3).strip()
-        rest = _unbracketed(rest) if options else rest
-        # A dash between the letter and its text, or the text's own minus sign?
-        texts = (rest, _unbracketed(rest[1:].strip())) if rest[:1] == "-" else (rest,)
-        if options and not (number < len(options) and any(letter in _by_text(options, t) for t in texts if t)):
-            return WRONG
-        if not options and _SECOND_THOUGHT.search(rest):
+        return _with_text(match, wanted, options)
+    if by_text := _by_text(options, text):
+        return _decide(wanted, by_text)
+    at_end = concluded(plain)
+    return _decide(wanted, ()) if at_end is None else RIGHT if at_end == wanted else WRONG
+
+
+def _with_text(match: re.Match[str], wanted: frozenset[str], options: Sequence[str]) -> Verdict:
+    """A letter and a text behind it: they must agree."""
+    letter = (match.group(1) or match.group(2)).upper()
+    if not options:
+        rest = (
+            match.string[match.end(1) if match.group(1) else match.end(2) :]
+            .lstrip(")] ")
+            .removeprefix(".")
+            .removeprefix(":")
+        )
+        if second_thought(rest) and not _is_reason(rest):
             return Verdict(0.0, "ambiguous")
         return RIGHT if wanted == {letter} else WRONG
-    return _decide(wanted, _by_text(options, text))
+    text = match.group(3).strip()
+    return RIGHT if wanted == {letter} and text[:1] != "," and _agrees(letter, text, options) else WRONG
+
+
+def _is_reason(rest: str) -> bool:
+    r""" ", which is cold": what a comma behind the letter may open."""
+    return bool(re.match(r"\s?,\s?(?:which|because|since)\s", rest)) and not second_thought(rest.lstrip(" ,"))
+
+
+def _agrees(letter: str, rest: str, options: Sequence[str]) -> bool:
+    """Whether a text is, or begins with, that of the option with this letter."""
+    if ord(letter) - 65 >= len(options):
+        return False
+    rest = _unbracketed(rest)
+    # A dash between the letter and its text, or the text's own minus sign?
+    texts = [rest, _unbracketed(rest[1:].strip())] if rest[:1] == "-" else [rest]
+    shorter = without_reason(rest)
+    texts += [shorter] if shorter != rest else []
+    return any(letter in _by_text(options, text) for text in texts if text)
+
+
+def _with_texts(pairs: Sequence[str], options: Sequence[str]) -> frozenset[str] | None:
+    """A. 10, C. 14: the letters, when each has its own text."""
+    found = [_WITH_TEXT.fullmatch(pair.strip()) for pair in pairs]
+    named = [((m.group(1) or m.group(2)).upper(), m.group(3).strip()) for m in found if m is not None]
+    if len(named) != len(pairs) or not all(_agrees(letter, rest, options) for letter, rest in named):
+        return None
+    return frozenset(letter for letter, _ in named)
 
 
 def _unbracketed(text: str) -> str:

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-MAX_BITS = 32_768  # of a numerator or denominator: 2004! has 19,000
+MAX_BITS = 65_536  # of a numerator or denominator: 2004! has 19,000, 2024^4046 has 44,500
 MAX_TERMS = 200
 MAX_DEGREE = 100
 MAX_FACTORIAL = 2_500
+MAX_CHOSEN_FROM = 10_000  # the upper number of a binomial
 MAX_RADICAND = 10**7  # trial division stays below 3,200 steps
 MAX_ROOT_BITS = 2_000  # of a number whose third or higher root is taken
 
@@ -214,7 +215,7 @@ class Exact:
 def _binomial(n: Fraction | None, k: Fraction | None) -> int:
     if n is None or k is None or n.denominator != 1 or k.denominator != 1 or not 0 <= k <= n:
         raise NotExact("a binomial of something that is no whole number")
-    if n > 1_000:
+    if n > MAX_CHOSEN_FROM:
         raise TooBig("a binomial is too large")
     return math.comb(int(n), int(k))
 

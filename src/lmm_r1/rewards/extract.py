@@ -27,12 +27,37 @@ _LEAD = re.compile(
 _LABEL = re.compile(r"^(?:final )?answer\s*:\s*", re.IGNORECASE)
 
 
+_SPACED_TAG = re.compile(r"<\s{0,3}(/?)\s{0,3}answer\s{0,3}>")
+_MENTION = re.compile(
+    r"[`'\"]<answer>(?:[`'\"]|\s?(?:\.{3}|…)?\s?</answer>[`'\"])|<answer>(?:\s?(?:\.{3}|…|and|/|,|&|your answer|answer)?\s?</answer>)?"
+    r"\s(?:and </answer> )?(?:tags?|blocks?|elements?|markers?|format|section)(?![a-z])"
+)
+_BEHIND = re.compile(
+    r"\s?(?:\$|\\\)|\\\])?((?:\s|~|\\[,; ])*(?:\\(?:text|mathrm|rm|textrm)\s?\{[^{}]{1,30}\}|\\?%|°|\^\s?\{?\\circ\}?|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{1,7}|[a-zA-Z]{1,12}(?: per [a-z]{1,10})?)(?:/[a-z]{1,6})?(?:\^\{?\d\}?|[²³])?)\s?(?=[.,;!$)。，；！]|\\\)|\\\]|\n|$)"
+)
+
+
+_SIGNS = {"\\$": "dollars", "€": "euros", "£": "sterling", "¥": "yen"}
+_MONEY_BEFORE = re.compile(r"(\\\$|[€£¥])\s?\$?\s?\\boxed\s{0,4}\{$")
+#: Right before and right behind a box: not \boxed{7}, \boxed{7} is wrong, \boxed{5} or \boxed{7}.
+_DENIED_BEFORE = re.compile(
+    r"(?:(?<![a-zA-Z])(?:not|isn't|cannot be|never|neither|nor|nicht|pas)(?:\s(?:equal to|the|be))?|\\n(?:e|eq)|≠|不是|\}\s?\$?\s?(?:or|oder|ou|或|或者))\s{0,3}[$(:]{0,2}\s?\\boxed\s{0,4}\{$",
+    re.IGNORECASE,
+)
+_DENIED_BEHIND = re.compile(
+    r"\s?\$?[\s,;:—–-]{0,4}(?:(?:or|oder|ou|或|或者)(?![a-zA-Z])|(?:(?:which|that|it|this)\s)?(?:is|are|was)\s(?:not|wrong|incorrect|false|impossible|a mistake)(?![a-zA-Z])|isn't|cannot be|"
+    r"(?:is )?(?:wrong|incorrect|maybe|perhaps|probably)(?![a-zA-Z])|不对|错|是错|ist falsch|est faux|es incorrect)",
+    re.IGNORECASE,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Extracted:
     """An answer (reason empty), or no answer and the reason code why."""
 
     answer: str
     reason: str = ""
+    unit: str = ""  # what stands right behind a box and may be its unit
 
 
 def outside_thoughts(reply: str) -> str | None:
@@ -56,6 +81,12 @@ def outside_thoughts(reply: str) -> str | None:
 
 def last_box(text: str) -> str | None:
     """The inside of the last \\boxed{...} whose braces balance (the outer one of nested boxes), or None."""
+    found = _last_span(text)
+    return None if found is None else text[found[0] : found[1]]
+
+
+def _last_span(text: str) -> tuple[int, int] | None:
+    """Where the inside of the last box begins and ends."""
     opened: list[int | None] = []  # per open brace: where the inside of a box begins, None for other braces
     found: tuple[int, int] | None = None
     first = text.find("\\boxed")
@@ -71,7 +102,24 @@ def last_box(text: str) -> str | None:
             start = opened.pop()
             if start is not None:
                 found = (start, match.start())
-    return None if found is None else text[found[0] : found[1]]
+    return found
+
+
+def _from_box(text: str) -> Extracted | None:
+    """What the last box holds, with the unit beside it; "ambiguous" when the words beside it deny it or name another answer."""
+    found = _last_span(text) if "\\boxed" in text else None
+    if found is None:
+        return None
+    start, end = found
+    before, inside = text[max(0, start - 60) : start], text[start:end]
+    if _DENIED_BEFORE.search(before) or (end + 1 < len(text) and _DENIED_BEHIND.match(text, end + 1)):
+        return Extracted("", "ambiguous")
+    unit = ""
+    if len(inside) <= 60:
+        money = _MONEY_BEFORE.search(before)
+        behind = _BEHIND.match(text, end + 1) if end + 1 < len(text) else None
+        unit = _SIGNS[money.group(1)] if money else behind.group(1).strip() if behind else ""
+    return _checked(inside, unit)
 
 
 def extract(reply: str) -> Extracted:
@@ -79,24 +127,35 @@ def extract(reply: str) -> Extracted:
     text = outside_thoughts(reply)
     if text is None:
         return Extracted("", "no_answer")
+    text = _without_mentions(text)
     blocks = text.count(_ANSWER)
     if blocks > 1:
         return Extracted("", "ambiguous")
-    if blocks == 0:
-        boxed = last_box(text)
-        return Extracted("", "no_answer") if boxed is None else _checked(boxed)
-    _, _, rest = text.partition(_ANSWER)
-    inside, closed, _ = rest.partition(_END)
-    if not closed:
-        return Extracted("", "no_answer")
-    boxed = last_box(inside)
-    return _checked(inside if boxed is None else boxed)
+    if blocks:
+        _, _, rest = text.partition(_ANSWER)
+        text, closed, _ = rest.partition(_END)
+        if not closed:
+            return Extracted("", "no_answer")
+    boxed = _from_box(text)
+    if boxed is not None:
+        return boxed
+    return _checked(text, "") if blocks else Extracted("", "no_answer")
 
 
-def _checked(answer: str) -> Extracted:
+def _without_mentions(text: str) -> str:
+    """The reply with its tags spelled alike, and without those that it only speaks of: "in <answer> tags"."""
+    if text.count(_ANSWER) == 1 and _END in text:
+        return text
+    if "answer" not in text:
+        return text
+    text = _SPACED_TAG.sub(r"<\1answer>", text)
+    return _MENTION.sub(" ", text) if text.count(_ANSWER) > 1 else text
+
+
+def _checked(answer: str, unit: str) -> Extracted:
     if len(answer) > MAX_ANSWER:
         return Extracted("", "too_big")
     bare = answer.strip()
     if bare[:1].isalpha():
         bare = _LABEL.sub("", _LEAD.sub("", bare, count=1), count=1).strip()
-    return Extracted(bare) if bare else Extracted("", "no_answer")
+    return Extracted(bare, "", unit) if bare else Extracted("", "no_answer")

@@ -48,6 +48,8 @@ _CLOSING = frozenset(closing for closing, _ in _BRACKETS.values())
 #: Two letters that are a word, not a product of two variables; three and more always are.
 _SHORT_WORDS = "no on or so up in at by of to as an if it is we us am pm"
 _WORDS = frozenset(_SHORT_WORDS.split())
+#: Three letters of one of these are variables.
+_NAMES = tuple(map(frozenset, ("abcd", "wxyz", "pqrs", "klmn", "uvwt")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,14 @@ def _parse(tokens: list[str], ring: type[R]) -> Parsed:
     if len(digits) == 1 and "." in digits[0] and not re.search("[eEo]", digits[0]):
         decimals = len(digits[0].partition(".")[2])
     number = value.symbols <= CONSTANTS  # an expression in variables may be written in any way
-    return Parsed(value, decimals, number and (reader.unfinished or _is_computation(reader, value)))
+    if not number:
+        return Parsed(value, decimals, False)
+    vanished = any(_is_variable(token) for token in tokens)  # 0x, x - x
+    return Parsed(value, decimals, vanished or reader.unfinished or _is_computation(reader, value))
+
+
+def _is_variable(token: str) -> bool:
+    return (token.isalpha() or token[1:] in _GREEK) and token.lstrip("\\") not in CONSTANTS
 
 
 def _is_computation(reader: _Reader[R], value: R) -> bool:
@@ -107,7 +116,7 @@ def _tokens(text: str) -> list[str]:
             tokens.append("\\" + letters)
         elif letters == "infinity":
             tokens.append("\\infty")
-        elif letters and (len(letters) > 2 or letters.lower() in _WORDS):
+        elif letters and _is_word(letters, text, match):
             raise NotExact("a word")
         else:
             tokens += list(letters) if letters else [match.group().strip()]
@@ -117,6 +126,16 @@ def _tokens(text: str) -> list[str]:
     if not tokens:
         raise NotExact("nothing to read")
     return tokens
+
+
+def _is_word(letters: str, text: str, match: re.Match[str]) -> bool:
+    """Whether letters are a word, not variables side by side as in 3abc and \\frac12at^2."""
+    if len(letters) > 3:
+        return True
+    if len(letters) == 3:
+        return not any(set(letters) <= names for names in _NAMES) or not re.search(r"[\d+^/=(-]", text)
+    glued = text[match.start(3) - 1 : match.start(3)] in ("}", ")") or text[match.end() : match.end() + 1] == "^"
+    return letters.lower() in _WORDS and not glued
 
 
 class _Reader(Generic[R]):
@@ -188,7 +207,25 @@ class _Reader(Generic[R]):
         """Whether a token may stand right behind a factor, as in 2x, 2(x+1) or 2|x|."""
         if token == "|":
             return self.bars == 0
+        before = self.tokens[self.at - 1] if self.at else ""
+        if (
+            token[:1].isdigit()
+            and (before.isalpha() or before[1:] in _GREEK or before == "\\circ")
+            and not self._is_power()
+        ):
+            raise NotExact("a number behind a letter")  # 17 R 3, 4 x 6, 3 o 5: a word or a mark, no product
         return bool(token) and token not in _CLOSING and (token[0].isalnum() or token in "({" or token[0] == "\\")
+
+    def _is_power(self) -> bool:
+        """Whether a number behind a letter is meant as a factor: n 2^{n-1}, (-1)^n 2."""
+        if self.tokens[self.at - 2 : self.at - 1] == ["^"] and self.tokens[self.at - 1] != "\\circ":
+            return True
+        if self.peek(1) != "^":
+            return False
+        if self.peek(2) != "{":
+            return self.peek(2).isalpha()
+        inside = self.tokens[self.at + 3 : self.at + 12]
+        return any(token.isalpha() for token in inside[: inside.index("}") if "}" in inside else 9])
 
     def signed(self) -> R:
         negative = False

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 
-from lmm_r1.rewards.answers import Opaque, read
+from lmm_r1.rewards.answers import read
 from lmm_r1.rewards.exact import TooBig
 from lmm_r1.rewards.math import judge
+from lmm_r1.rewards.objects import Opaque
 from lmm_r1.rewards.spelling import tidy
 from lmm_r1.types import Problem, Verdict
 

@@ -32,7 +32,14 @@ _ONLY_SIGN = re.compile(
     rf"^(?:\\(?:therefore|Rightarrow|implies|Longrightarrow)(?![a-zA-Z])|{MARK}?(?:so|thus|hence|therefore){KRAM}?,)\s?(?=.)",
     re.IGNORECASE,
 )
-_CHINESE = re.compile(r"^(?:故|所以)?(?:答案(?:是|为)?|选项?|为|等于)\s?[:：]?\s?")
+_CHINESE = re.compile(
+    r"^(?:因此|所以|故|综上|綜上)?,?\s?(?:(?:最终|最終|正确|正確)?(?:的)?(?:答案|结果|結果|回答|答え|正解)(?:是|为|為|は)?|选项?|選項?|为|為|等于|等於)\s?[:：]?\s?(?=.)"
+)
+_ABOUT_WORD = re.compile(
+    rf"^{MARK}?\s?(?:about|approximately|approx\.?|around|roughly|circa|exactly|precisely|simply|just|only|a total of|in total|ungefähr|etwa|environ|aproximadamente|约|約|大约|大約|およそ|"
+    rf"equal to|equals)\s?{KRAM}?\s?(?=[-+\\\d.$(]|{MARK}\d)",
+    re.IGNORECASE,
+)
 _APPROXIMATION = re.compile(
     rf"\s?\(\s?{MARK}?\s?(?:approximately|approx\.?|about|or|i\.?e\.?,?|\\approx)\s?{KRAM}?\s?([^()]{{1,60}}?)\s?{KRAM}?\)$"
 )
@@ -50,6 +57,7 @@ def unframed(text: str) -> str:
     text = _CHINESE.sub("", _ONLY_SIGN.sub("", text, count=1), count=1)
     for opening in (_ANSWER, _OPENING):
         text = opening.sub("", text, count=1)
+    text = _ABOUT_WORD.sub("", text, count=1)
     return without_tail(_APPROXIMATION.sub(r" \\approx \1", text, count=1)).strip()
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lmm_r1.rewards.answers import INTERVALS, Answer, Several, equal_values, is_infinite
+from lmm_r1.rewards.inequalities import is_infinite
+from lmm_r1.rewards.objects import INTERVALS, Answer, Several
+from lmm_r1.rewards.terms import equal_values
 from lmm_r1.rewards.values import Value
 
 _OPERATIONS = ("union", "intersection", "minus", "ne")

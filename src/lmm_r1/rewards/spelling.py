@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from lmm_r1.rewards.foreign import spelled_out
 from lmm_r1.rewards.terms import FUNCTIONS
 
 #: Marks around what stood in \text{...}: words, never a product of letters.
@@ -20,7 +21,7 @@ _VULGAR = re.compile("[¼-¾⅐-⅞]")
 _SPELLING = str.maketrans(
     {
         **dict.fromkeys("−–—‐‑‒", "-"),
-        **dict.fromkeys("$`€£¥", " "),
+        **dict.fromkeys("$`", " "),
         "。": ".",
         "、": ",",
         "度": "^\\circ ",
@@ -51,11 +52,16 @@ _SPELLING = str.maketrans(
         "“": " ",
         "”": " ",
         '"': " ",
+        "∩": "\\cap ",
+        "∖": "\\setminus ",
+        "′": "'",
+        "，": ",",
+        "≡": "\\equiv ",
     }
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u200b-\u200f\u2060\ufeff]")
 _DROPPED = re.compile(
-    r"\\(?:left|right|displaystyle|limits|(?:big|Big|bigg|Bigg)[lr]?|textstyle|boldsymbol|bf|rm|it|tiny|small|normalsize|[lL]arge|LARGE|[hH]uge)(?![a-zA-Z])|\\[!]|\\\$"
+    r"\\(?:m?left|m?right|displaystyle|limits|(?:big|Big|bigg|Bigg)[lr]?|textstyle|boldsymbol|bf|rm|it|tiny|small|normalsize|[lL]arge|LARGE|[hH]uge)(?![a-zA-Z])|\\[!]|\\\$"
 )
 _SPACE = re.compile(r"\\(?:[ ;:()\[\]]|quad(?![a-zA-Z])|qquad(?![a-zA-Z]))|\\\\")
 _FRAC = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
@@ -96,16 +102,27 @@ _SYNONYM = re.compile(
     r"\\(?:leqslant|geqslant|leq|geq|neq|lt|gt|lvert|rvert|vert|mid|varnothing|bigcup|langle|rangle|lbrace|rbrace)(?![a-zA-Z])"
 )
 _TEXT = re.compile(
-    r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mathbf|mathit|mathsf|operatorname|mbox|emph|underline)\s?\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}"
+    r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mathbf|mathit|mathsf|operatorname|mbox|emph|underline|ce)\s?\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}"
 )
 _BOX = re.compile(r"\\boxed\s{0,4}\{")
-_MONEY = re.compile(r"[\s$]*(-?)\s*(\\\$|[€£¥])\s*(\d[\d.,]*?(?:\{,\}\d{3})*)[\s$.,]*")
-_CURRENCIES = {"\\$": "dollar", "€": "euro", "£": "sterling", "¥": "yen"}
 _AND_SO_ON = re.compile(r",\s*(?:\.{3}|\\[lc]?dots)[\s$.]*$")
 _ROUND = re.compile(r"\^\s?\{\s*\\circ\s*\}")
 _SMALL_O = re.compile(r"(?<=\d)\s?\^\s?(?:\{\s?o\s?\}|o(?![a-zA-Z]))")
 _MODULUS = re.compile(r"\\pmod\s?(?:\{\s?(\d+)\s?\}|(\d+))|\(\s?\\?\x02?b?mod\x03?\s{0,2}(\d+)\s?\)")
 _PER_SQUARED = re.compile(r"\bper (second|sec|hour|minute) squared\b")
+_THIN_GROUP = re.compile(r",\s?\\!\s{0,2}(?=\d{3}(?!\d))")
+#: 12 500: groups of three, and nothing else that could make them two numbers.
+_SPACED_GROUPS = re.compile(r"(?<![\d.,/}] )(?<![\d.,/^_{])([1-9]\d{0,2})((?: \d{3})+)(?![\d,/]| ?\d|\.\d* \d| ?/)")
+_PRIMES = re.compile(r"\^\s?\{?\s?((?:\\prime\s?){1,2})\}?")
+_RAISED = re.compile("[⁰¹²³⁴-⁹⁻⁺]+")
+_LOWERED = re.compile("[₀-₉]+")
+_MARKS = ('"', "'", "″", "′", "”", "\\prime")
+_INCHES = re.compile(r"(?<=[\d}])\s?(?:''|\"|”)(?!\w)")
+_FEET = re.compile(r"(?<=\d)\s?'(?!\w|')(?=\s?$|\s?\d|,)|(?<=\d)\s?'(?=\d)")
+_OPENED = re.compile(r"(?<!\d)[\"“]\s?[-$\\\w(]")
+_DOTTED = re.compile(r"\\dot\s?\{?(\d)\}?(?:(\d{0,20})\\dot\s?\{?(\d)\}?)?")
+_PERIOD = re.compile(r"(?<=\d)(\.\d{0,12})\((\d{1,12})\)(?!\d)")
+_UNEQUAL = re.compile(r"(?<=[a-zA-Z\s})\]])!=(?!=)")
 _GROUP = re.compile(r"(?<=\d)(?:\{,\}|\\,|\\ )(?=\d{3}(?!\d))")
 _THIN = re.compile(r"\\,")
 _LETTER_UNITS = frozenset("mghlsLNJWVK")
@@ -117,39 +134,80 @@ _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
 def tidy(text: str) -> str:
     """One spelling of an answer; words from \\text{...} come back between MARK and KRAM."""
-    money = _MONEY.fullmatch(text)
-    if money:
-        text = f"{money.group(1)}{money.group(3)}\\text{{ {_CURRENCIES[money.group(2)]}}}"
-    text = text.replace("º", "°").replace("˚", "°").replace("ℝ", "\\mathbb{R}").replace("ℤ", "\\mathbb{Z}")
-    text = text.replace("平方厘米", "\\text{ cm}^2").replace("厘米", "\\text{ cm}")
-    text = _NUMBER_SETS.sub(r"\\mathbb{\1}", text)
-    text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m.group()), text)
-    text = re.sub("[⁰¹²³⁴-⁹⁻⁺]+", lambda m: "^{" + m.group().translate(_SUPER) + "}", text)
-    text = re.sub("[₀-₉]+", lambda m: "_{" + m.group().translate(_SUB) + "}", text)
-    text = _BLANKS.sub(" ", _CONTROL.sub(" ", unicodedata.normalize("NFKC", text)))
-    text = _AND_SO_ON.sub(r", \\ldots", _PER_SQUARED.sub(r"per \1^2", text))
-    text = _EMPHASIS.sub(r"\1", text.strip()).replace("**", "^")
+    text = text.strip().replace("~~", "\\struck ")
+    text = spelled_out(_THIN_GROUP.sub(",", text) if "\\!" in text else text)
+    if any(mark in text for mark in _MARKS):
+        text = _inches(text)
+    text = _characters(text)
     if "\\begin" in text:
         text = _ROW_SPACE.sub(r"\\\\", text).replace("\\\\", "\\cr ")  # rows; elsewhere a line break is a space
-    text = _DROPPED.sub("", text.replace("\\%", "%").translate(_SPELLING))
-    text = _THIN.sub(" ", _GROUP.sub("", text))
-    text = _FONT.sub(r"\\mathrm{\1}", text)
-    text = _CHOOSE.sub(r"\\binom{\1}{\2}", _BINOM.sub(r"\\binom", _COLOUR.sub("", text)))
-    text = _COMBINATIONS.sub(lambda m: f"\\binom{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}", text)
-    text = _VECTOR.sub(lambda m: f" {m[1] or m[2]} ", _OVER_BAR.sub(r"\\frac{\1}{\2}", text))
-    text = _SYSTEM.sub(r"\\begin{cases}\1\\end{cases}", _ANGLE_NAME.sub(r"\\angle \1", text))
-    text = _FRAC.sub(r"\\frac", _SYNONYM.sub(lambda m: _SYNONYMS[m.group()], text))
-    text = _TEXT.sub(_unwrap, _unboxed(_TEXT.sub(_unwrap, text)))
-    text = (
-        _ROUND.sub(r"^\\circ ", _SPACE.sub(" ", text))
-        .replace("\\degree", "^\\circ ")
-        .replace("\\colon", ":")
-        .replace("\\mp", "\\pm")
-    )
+    text = text.replace("\\%", "%").translate(_SPELLING)
+    if "\\" in text:
+        text = _DROPPED.sub("", text)
+    text = _GROUP.sub("", text)
+    if " " in text:
+        text = _SPACED_GROUPS.sub(lambda m: m[1] + m[2].replace(" ", ""), text)
+    if "\\" in text:
+        text = _commands(text)
+    elif "_" in text or "(" in text:
+        text = _combinations(text)
+    if "." in text and "(" in text:
+        text = _PERIOD.sub(r"\1\\overline{\2}", text)
+    text = _UNEQUAL.sub(r"\\ne ", text) if "!=" in text else text
     if italic := _ITALIC.fullmatch(text.strip()):
         text = italic.group(1).strip()
-    text = _MODULUS.sub(lambda m: f"\\pmod {m.group(1) or m.group(2) or m.group(3)}", _SMALL_O.sub(r"^\\circ ", text))
+    if "mod" in text:
+        text = _MODULUS.sub(lambda m: f"\\pmod {m.group(1) or m.group(2) or m.group(3)}", text)
+    text = _SMALL_O.sub(r"^\\circ ", text) if "^" in text else text
     return _BLANKS.sub(" ", text).rstrip("\\ ").strip().rstrip(".,;:").strip()
+
+
+def _characters(text: str) -> str:
+    """Signs beyond ASCII in one spelling, blanks as one space, mark-up around words taken off."""
+    if not text.isascii():
+        text = text.replace("º", "°").replace("˚", "°").replace("ℝ", "\\mathbb{R}").replace("ℤ", "\\mathbb{Z}")
+        text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m.group()), text)
+        text = _RAISED.sub(lambda m: "^{" + m.group().translate(_SUPER) + "}", text)
+        text = _LOWERED.sub(lambda m: "_{" + m.group().translate(_SUB) + "}", text)
+        text = unicodedata.normalize("NFKC", text)
+    text = _BLANKS.sub(" ", _CONTROL.sub(" ", text))
+    if "per " in text:
+        text = _PER_SQUARED.sub(r"per \1^2", text)
+    if "dots" in text or "..." in text:
+        text = _AND_SO_ON.sub(r", \\ldots", text)
+    return _EMPHASIS.sub(r"\1", text.strip()).replace("**", "^") if "**" in text else text.strip()
+
+
+def _combinations(text: str) -> str:
+    return _COMBINATIONS.sub(lambda m: f"\\binom{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}", text) if "C_" in text else text
+
+
+def _commands(text: str) -> str:
+    """LaTeX commands that mean the same in one spelling; those that only set type away."""
+    text = _FONT.sub(r"\\mathrm{\1}", _THIN.sub(" ", _NUMBER_SETS.sub(r"\\mathbb{\1}", text)))
+    if "color" in text:
+        text = _COLOUR.sub("", text)
+    if "choose" in text or "binom" in text:
+        text = _CHOOSE.sub(r"\\binom{\1}{\2}", _BINOM.sub(r"\\binom", text))
+    text = _combinations(text)
+    if "over" in text or "vec" in text:
+        text = _VECTOR.sub(lambda m: f" {m[1] or m[2]} ", _OVER_BAR.sub(r"\\frac{\1}{\2}", text))
+    if "angle" in text or "array" in text:
+        text = _SYSTEM.sub(r"\\begin{cases}\1\\end{cases}", _ANGLE_NAME.sub(r"\\angle \1", text))
+    if "\\dot" in text:
+        text = _DOTTED.sub(r"\\overline{\1\2\3}", text)
+    text = _FRAC.sub(r"\\frac", _SYNONYM.sub(lambda m: _SYNONYMS[m.group()], text))
+    text = _TEXT.sub(_unwrap, _unboxed(_TEXT.sub(_unwrap, text)))
+    text = _ROUND.sub(r"^\\circ ", _SPACE.sub(" ", text))
+    return text.replace("\\degree", "^\\circ ").replace("\\colon", ":").replace("\\mp", "\\pm")
+
+
+def _inches(text: str) -> str:
+    """5' 6" with its marks as words; quotation marks around something stay what they are."""
+    text = _PRIMES.sub(lambda m: "'" * m[1].count("prime"), text.replace("″", "''").replace("′", "'"))
+    if not _OPENED.search(text):
+        text = _INCHES.sub(r"\\text{''} ", text)
+    return _FEET.sub(r"\\text{'} ", text)
 
 
 def _unboxed(text: str) -> str:
@@ -173,6 +231,8 @@ def _unwrap(match: re.Match[str]) -> str:
     if inside in FUNCTIONS:
         return f"\\{inside} "
     before = match.string[: match.start()].rstrip()[-1:]
+    if inside == "'":
+        return f" {MARK}'{KRAM} "
     if inside in _LETTER_UNITS and (before.isdigit() or before == "}"):
         return f" {MARK}{inside}{KRAM} "
     if len(inside) <= 1 or _PLAIN_INSIDE.fullmatch(inside):

@@ -29,6 +29,7 @@ from lmm_r1.rewards.exact import MAX_BITS, Exact, NotExact, TooBig
 MAX_MAGNITUDE = 50_000  # bits before the point of any intermediate value
 MAX_STEPS = 5_000  # of one evaluation
 LOW_BITS, HIGH_BITS = 200, 400  # about 60 and 120 digits
+MAX_BITS_SHOWN = 1_200  # a decimal with up to 280 digits behind the point is compared with a value that has no end
 POINTS = 8
 
 #: Functions of one argument by their LaTeX name, and log with its base.
@@ -149,6 +150,45 @@ class Term:
         return found if math.isfinite(found) else None
 
 
+def equal_values(a: Exact | Term, b: Exact | Term) -> bool:
+    """Whether two values are the same number or the same function."""
+    if isinstance(a, Exact) and isinstance(b, Exact):
+        return a == b
+    return same_function(a, b) is True
+
+
+def minus(a: Exact | Term, b: Exact | Term) -> Exact | Term:
+    """a - b."""
+    return a - b if isinstance(a, Exact) and isinstance(b, Exact) else Term.of(a) - Term.of(b)
+
+
+def times(a: Exact | Term, b: Exact | Term) -> Exact | Term:
+    """a * b."""
+    return a * b if isinstance(a, Exact) and isinstance(b, Exact) else Term.of(a) * Term.of(b)
+
+
+def real_number(value: Exact | Term, decimals: int) -> Fraction | None:
+    """A real value without variables, good for so many decimals; None for what is none, or needs more than MAX_BITS_SHOWN."""
+    if (rational := value.rational) is not None:
+        return rational
+    rough = value.approximate()
+    if rough is None:
+        return None
+    needed = 4 * decimals + 64 + max(0, math.frexp(rough)[1])
+    bits = next((bits for bits in (LOW_BITS, HIGH_BITS, MAX_BITS_SHOWN) if bits >= needed), None)
+    if bits is None:
+        return None
+    try:
+        found = _Point({}, bits, natural=False).of(Term.of(value))
+    except NotExact:
+        return None
+    if not _is_real(found):
+        return None
+    sign, mantissa, exponent, _ = found.real._mpf_
+    size = Fraction(mantissa) * Fraction(2) ** exponent
+    return -size if sign else size
+
+
 def same_function(a: Exact | Term, b: Exact | Term) -> bool | None:
     """Whether two expressions are equal wherever both are real; None when no point decides. Raises TooBig."""
     left, right = Term.of(a), Term.of(b)
@@ -214,8 +254,12 @@ def _points(names: list[str], reach: float) -> Iterator[tuple[dict[str, Fraction
     for sign in (1, -1):
         yield {name: Fraction(sign * rng.uniform(1.5 * reach, 3 * reach)) for name in names}, True
     first = {name: rng.randint(1, 4) for name in names}
-    for at in range(4):
-        yield {name: Fraction(start + at + 4 * (at % 2)) for name, start in first.items()}, True
+    for at in range(4 if len(names) == 1 else 8):  # with two, also such that their difference turns from even to odd
+        apart = at // 4
+        yield (
+            {name: Fraction(start + at + 4 * (at % 2) + apart * k) for k, (name, start) in enumerate(first.items())},
+            True,
+        )
 
 
 def _equal_at(left: Term, right: Term, values: dict[str, Fraction], natural: bool) -> tuple[bool, bool]:

@@ -4,7 +4,7 @@
 
 * "exact" (default): equal after Unicode normalisation, case folding, and dropping punctuation around words and
   articles. No substring, no edit distance: "not red" is not "red". A gold of yes or no is answered by a sentence
-  that begins with it and does not hold the other.
+  that begins with it and does not hold the other. A formula may be set (H_2O), a number grouped (1,000).
 * "anls": 1 - normalised edit distance when that is below 0.5, else 0 (documents: arXiv 1905.13648, section 4).
 * "relaxed": numbers within 5 % of the gold, other words exactly (charts: arXiv 2203.10244, section 5.1).
 
@@ -20,6 +20,7 @@ from lmm_r1.rewards.extract import MAX_ANSWER
 from lmm_r1.rewards.math import checked
 from lmm_r1.rewards.numeric import judge_number
 from lmm_r1.rewards.spelling import KRAM, MARK, tidy
+from lmm_r1.rewards.words import NEGATIONS, STRONG
 from lmm_r1.types import Problem, Verdict
 
 ANLS_THRESHOLD = 0.5
@@ -30,17 +31,48 @@ _ARTICLES = frozenset(("a", "an", "the"))
 #: Two-letter words whose case says nothing; other two letters may be symbols (Co and CO, Tt and tt).
 _SHORT = frozenset("no on in up go he we us me my is am an as at be by do if it of or so to".split())  # noqa: SIM905
 _SAID = re.compile(r"\s*(yes|no)\s*[,.;:!]", re.IGNORECASE)
-_TAKEN_BACK = frozenset("not but however doubt incorrect wrong false maybe".split())  # noqa: SIM905
+_TAKEN_BACK = frozenset(
+    (
+        "but",
+        "however",
+        "doubt",
+        "incorrect",
+        "wrong",
+        "false",
+        "maybe",
+        "wait",
+        "actually",
+        "perhaps",
+        "unsure",
+        "sure",
+        "rather",
+        "if",
+        "back",
+    )
+)
+#: A chemical formula: H_2O, SO_4^{2-}, Ca(OH)_2.
+_FORMULA = re.compile(r"(?:\(?[A-Z][a-z]?\)?(?:_?\s?\{?\d{1,3}\}?)?){1,12}(?:\^\{?\d?[+-]\}?)?")
+_SET_LETTERS = re.compile(r"\\(?:text|mathrm|mathsf|textrm)\s?\{\s?([A-Za-z()]{1,12})\s?\}(?=\s?[_^A-Z(\\])")
+_GROUPED = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?%?")
 _YES_NO = frozenset(("yes", "no"))
 _EDGE = "".join(chr(c) for c in range(33, 127) if not chr(c).isalnum() and chr(c) not in "+-%<>=")
 
 
 def words(text: str) -> tuple[str, ...]:
     """The words that are compared. A lone article is a word (an answer may be "A")."""
+    text = _SET_LETTERS.sub(r"\1", text)
     plain = unicodedata.normalize("NFKC", tidy(text)).replace(MARK, " ").replace(KRAM, " ")
-    found = tuple(stripped for word in plain.split() if (stripped := _bare(word)))
+    found = tuple(stripped for word in plain.split() if (stripped := _bare(_one_form(word))))
     kept = tuple(word for word in found[:-1] if word not in _ARTICLES) + found[-1:]
     return kept or found
+
+
+def _one_form(word: str) -> str:
+    """A formula without the marks that set it (H_2O), a number without those that group it (1,000)."""
+    inner = word.rstrip(".,;:!?")
+    if _GROUPED.fullmatch(inner):
+        return inner.replace(",", "")
+    return re.sub(r"[_{}^]", "", inner) if ("_" in inner or "^" in inner) and _FORMULA.fullmatch(inner) else word
 
 
 def _bare(word: str) -> str:
@@ -62,6 +94,8 @@ def judge_text(gold: str, answer: str, metric: str = "exact") -> Verdict:
     found = words(answer)
     if not found:
         return Verdict(0.0, "unparsable_answer")
+    if answer.rstrip().endswith(("?", "？")) and not gold.rstrip().endswith("?"):
+        return Verdict(0.0, "wrong")  # a question is no answer
     if found == wanted:
         return Verdict(1.0, "correct")
     if metric == "anls":
@@ -74,6 +108,7 @@ def judge_text(gold: str, answer: str, metric: str = "exact") -> Verdict:
         and said.group(1).casefold() == wanted[0]
         and len(_YES_NO & set(found)) == 1
         and not _TAKEN_BACK & set(found)
+        and not (STRONG - (NEGATIONS if wanted[0] == "no" else frozenset(wanted))) & set(found[1:])
     ):
         return Verdict(1.0, "correct")
     return Verdict(0.0, "wrong")

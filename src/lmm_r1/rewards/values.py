@@ -13,7 +13,7 @@ from lmm_r1.rewards.latex import Parsed, parse
 from lmm_r1.rewards.spelling import KRAM, MARK
 from lmm_r1.rewards.units import spelled, without_unit
 
-_PERCENT = re.compile(rf"(?:%|{MARK}?\s?(?:percent|per cent)\s?{KRAM}?)$")
+_PERCENT = re.compile(rf"(?:%|{MARK}?\s?(?:percent|per cent|percentage|pct\.?)\s?{KRAM}?)$")
 _DEGREE = re.compile(rf"(?:\^\s?\\circ\s?{MARK}?([CF]?){KRAM}?|{MARK}?\s?(?:degrees?|deg)\s?{KRAM}?)$")
 _TRIGONOMETRIC = re.compile(r"(?<![a-zA-Z])(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 _BASE_WORDS = {
@@ -37,11 +37,15 @@ _ORDINAL = re.compile(rf"(\d+)\s?\^?\s?\{{?\s?{MARK}?(?:st|nd|rd|th){KRAM}?\s?\}
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """An exact value, its unit ("" without one) and whether a percent sign stood behind it."""
+    """An exact value, its unit ("" without one) and whether a percent sign stood behind it.
+
+    compound: written in several units (2 h 30 min), so that none of them can be left out.
+    """
 
     parsed: Parsed
     unit: str = ""
     percent: bool = False
+    compound: bool = False
 
 
 def read_value(text: str) -> Value:
