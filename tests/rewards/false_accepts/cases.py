@@ -1,0 +1,87 @@
+"""What the search for false accepts is made of: a gold, a wrong answer, and a reading of plain numbers of its own.
+
+Nothing here asks the verifier. A case is wrong by construction: either by what its words say (a denial, a second value)
+or because two plain readings with exact fractions differ.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from random import Random
+
+from lmm_r1.types import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Gold:
+    """A right answer as it stands in a data set: text, the verifier that reads it, option texts of a choice."""
+
+    text: str
+    verifier: str = "math"
+    choices: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A pair that must not be paid. `kind` names the mutation; with `whole` the answer is a whole reply."""
+
+    kind: str
+    gold: str
+    answer: str
+    verifier: str = "math"
+    choices: tuple[str, ...] | None = None
+    meta: Mapping[str, object] = field(default_factory=dict)
+    whole: bool = False
+
+    @property
+    def reply(self) -> str:
+        """What the verifier is given."""
+        return self.answer if self.whole else f"<answer>{self.answer}</answer>"
+
+    def problem(self) -> Problem:
+        """The prepared row that the reply answers."""
+        return Problem("search", (), self.gold, verifier=self.verifier, choices=self.choices, meta=self.meta)
+
+
+#: A mutation: the wrong answers to one gold.
+Mutation = Callable[[Gold, Random], Iterator[Case]]
+
+_DECIMAL = re.compile(r"-?(?:\d{1,15}(?:\.\d{1,12})?|\.\d{1,12})")
+_FRACTION = re.compile(r"(-?)\\[dt]?frac(?:\{(-?\d{1,12})\}\{(-?\d{1,12})\}|(\d)(\d))")
+_SLASH = re.compile(r"(-?\d{1,12})/(\d{1,12})")
+
+
+def stripped(text: str) -> str:
+    """A gold without dollar signs and blanks around it."""
+    return text.strip().strip("$").strip()
+
+
+def plain_number(text: str) -> Fraction | None:
+    """The value of an integer, a decimal or one fraction of integers; None for anything else."""
+    text = stripped(text).replace(" ", "")
+    if _DECIMAL.fullmatch(text):
+        return Fraction(text)
+    if match := _FRACTION.fullmatch(text):
+        top, bottom = int(match[2] or match[4]), int(match[3] or match[5])
+        return Fraction(-top if match[1] else top, bottom) if bottom else None
+    if match := _SLASH.fullmatch(text):
+        return Fraction(int(match[1]), int(match[2])) if int(match[2]) else None
+    return None
+
+
+def written(value: Fraction) -> str:
+    """A whole number or a fraction as LaTeX."""
+    if value.denominator == 1:
+        return str(value.numerator)
+    return f"{'-' if value < 0 else ''}\\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
+
+
+def other_number(value: Fraction, rng: Random) -> int:
+    """A whole number from 2 to 97 that is neither the value nor its negative."""
+    while True:
+        found = rng.randint(2, 97)
+        if abs(value) != found:
+            return found
