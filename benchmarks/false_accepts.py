@@ -59,7 +59,7 @@ def report(found: Found, show: int) -> None:
     print(f"{'all':34} {found.tried.total():8} {found.paid.total():7} {len(found.wrong):8}\n")
     for case in found.wrong[:show]:
         extra = f" options {case.choices}" if case.choices else ""
-        print(f"{case.kind}: gold {case.gold!r} pays {case.answer!r} ({case.verifier}{extra})")
+        print(f"{case.kind}: gold {case.gold!r} pays {case.reply!r} ({case.verifier}{extra})")
     if len(found.wrong) > show:
         print(f"... and {len(found.wrong) - show} more (--show)")
     print(f"pairs tried {found.tried.total()}, paid wrongly {len(found.wrong)}")

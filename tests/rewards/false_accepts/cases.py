@@ -24,9 +24,15 @@ class Gold:
     choices: tuple[str, ...] | None = None
 
 
+#: Ways in which a reply holds an answer. None makes a wrong answer right.
+FORMS = ("<answer>{}</answer>", "<answer>\\boxed{{}}</answer>", "So \\boxed{{}}.", "<think>t</think><answer>The answer is {}.</answer>", "<answer>{}.</answer>",
+         "<answer>Final answer: {}</answer>", "<answer> **{}** </answer>", "<answer>Therefore, it is {}.</answer>", "<answer>答案是{}</answer>")  # fmt: skip
+WHOLE = "{}"
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A pair that must not be paid. `kind` names the mutation; with `whole` the answer is a whole reply."""
+    """A pair that must not be paid. `kind` names the mutation; `form` is how the reply holds the answer (FORMS)."""
 
     kind: str
     gold: str
@@ -34,12 +40,12 @@ class Case:
     verifier: str = "math"
     choices: tuple[str, ...] | None = None
     meta: Mapping[str, object] = field(default_factory=dict)
-    whole: bool = False
+    form: str = "<answer>{}</answer>"
 
     @property
     def reply(self) -> str:
         """What the verifier is given."""
-        return self.answer if self.whole else f"<answer>{self.answer}</answer>"
+        return self.form.replace("{}", self.answer, 1)
 
     def problem(self) -> Problem:
         """The prepared row that the reply answers."""
@@ -49,9 +55,10 @@ class Case:
 #: A mutation: the wrong answers to one gold.
 Mutation = Callable[[Gold, Random], Iterator[Case]]
 
-_DECIMAL = re.compile(r"-?(?:\d{1,15}(?:\.\d{1,12})?|\.\d{1,12})")
-_FRACTION = re.compile(r"(-?)\\[dt]?frac(?:\{(-?\d{1,12})\}\{(-?\d{1,12})\}|(\d)(\d))")
-_SLASH = re.compile(r"(-?\d{1,12})/(\d{1,12})")
+_DECIMAL = re.compile(r"-?(?:\d{1,15}(?:\.\d{1,12})?|\.\d{1,12})", re.ASCII)
+_FRACTION = re.compile(r"(-?)\\[dt]?frac(?:\{(-?\d{1,12})\}\{(-?\d{1,12})\}|(\d)(\d))", re.ASCII)
+_SLASH = re.compile(r"(-?\d{1,12})/(\d{1,12})", re.ASCII)
+_WHOLE = re.compile(r"[0-9]{1,15}")
 
 
 def stripped(text: str) -> str:
@@ -70,6 +77,11 @@ def plain_number(text: str) -> Fraction | None:
     if match := _SLASH.fullmatch(text):
         return Fraction(int(match[1]), int(match[2])) if int(match[2]) else None
     return None
+
+
+def whole_number(text: str) -> int | None:
+    """The value of a row of ASCII digits; None for anything else."""
+    return int(text) if _WHOLE.fullmatch(text) else None
 
 
 def written(value: Fraction) -> str:

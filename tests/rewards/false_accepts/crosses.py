@@ -49,6 +49,8 @@ def may_be_equal(gold: str, answer: str) -> bool:
     a, b = squeezed(gold), squeezed(answer)
     if a == b or _thousands(a) == _thousands(b) or _letter(a) == _letter(b) != "":
         return True
+    if relations_agree(a, b):
+        return True
     (a, x), (b, y) = _without_unit(_bare(a)), _without_unit(_bare(b))
     if x and y and x != y:
         return False
@@ -62,12 +64,12 @@ def may_be_equal(gold: str, answer: str) -> bool:
         return True
     if {x, y} == {"degree", ""} and formulas_agree(*((f"({a})*\\pi/180", b) if x else (a, f"({b})*\\pi/180"))):
         return True
-    return _same_lists(a, b) or relations_agree(a, b) or _rounds(a, b)
+    return _same_lists(a, b) or _rounds(a, b)
 
 
 def _letter(text: str) -> str:
     """The letter of an option in brackets or as text; "" for anything else."""
-    found = re.sub(r"\\\\(?:text|mathrm|mathbf|textbf)|[(){}\[\]]", "", text)
+    found = re.sub(r"\\(?:text|mathrm|mathbf|textbf)|[(){}\[\]]", "", text)
     return found if len(found) == 1 and found.isupper() else ""
 
 

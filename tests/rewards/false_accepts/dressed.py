@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from random import Random
 
-from tests.rewards.false_accepts.cases import Case, Gold, Mutation, other_number, plain_number, stripped, written
+from tests.rewards.false_accepts.cases import WHOLE, Case, Gold, Mutation, other_number, plain_number, stripped, whole_number, written
 
 #: A pair of numbers as they are written, and a third that is neither; what yields (gold, wrong answer).
 Builder = Callable[[int, int, Random], Iterator[tuple[str, str]]]
@@ -188,13 +188,13 @@ def ratios(a: int, b: int, rng: Random) -> Iterator[tuple[str, str]]:
 
 def families(numbers: list[str]) -> dict[str, Mutation]:
     """The builders as mutations: the second number of a pair is drawn from the numbers of the set."""
-    pool = [int(text) for text in numbers if text.isdigit() and 1 < int(text) < 400] or [4, 6, 12, 30]
+    pool = [n for text in numbers if (n := whole_number(text)) and 1 < n < 400] or [4, 6, 12, 30]
 
     def mutation(kind: str, builder: Builder) -> Mutation:
         def mutate(gold: Gold, rng: Random) -> Iterator[Case]:
-            text = stripped(gold.text)
-            if gold.verifier == "math" and text.isdigit() and 1 < int(text) < 400:
-                for built, answer in builder(int(text), rng.choice(pool), rng):
+            number = whole_number(stripped(gold.text))
+            if gold.verifier == "math" and number and 1 < number < 400:
+                for built, answer in builder(number, rng.choice(pool), rng):
                     if "".join(built.split()) != "".join(answer.split()):
                         yield Case(kind, built, answer)
 
@@ -234,8 +234,8 @@ def units(gold: Gold, rng: Random) -> Iterator[Case]:
         if {unit, other} not in ({"^\\circ", "°C"}, {"^\\circ", "°F"}, {"degrees", "°C"}, {"degrees", "°F"}):
             yield Case("units", first, second)
             if other in _MEASURES:
-                yield Case("units outside the box", first, f"\\boxed{{{text}}} {other}", whole=True)
-                yield Case("units outside the box", first, f"<answer>\\boxed{{{text}}} {other}</answer>", whole=True)
+                yield Case("units outside the box", first, f"\\boxed{{{text}}} {other}", form=WHOLE)
+                yield Case("units outside the box", first, f"<answer>\\boxed{{{text}}} {other}</answer>", form=WHOLE)
         yield Case("units", first, first.replace(text, str(other_number(value, rng)), 1))
         yield Case("units", first, f"{text} or {other_number(value, rng)} {unit}")
         yield Case("units", first, f"not {first}")
@@ -269,7 +269,7 @@ def marks(gold: Gold, rng: Random) -> Iterator[Case]:
 def bases(gold: Gold, rng: Random) -> Iterator[Case]:
     """A whole number answered with the same digits in a base; two bases."""
     text = stripped(gold.text)
-    if gold.verifier != "math" or not text.isdigit() or int(text) < 10 or text[0] == "0":
+    if gold.verifier != "math" or (whole_number(text) or 0) < 10 or text[0] == "0":
         return
     fitting = [base for base in range(2, 10) if int(max(text)) < base] + [12, 16]
     for base in rng.sample(fitting, min(3, len(fitting))):

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from fractions import Fraction
 from random import Random
 
-from tests.rewards.false_accepts.cases import Case, Gold, Mutation, other_number, plain_number, stripped
-from tests.rewards.false_accepts.words import TABLES, phrases
+from tests.rewards.false_accepts.cases import Case, Gold, Mutation, plain_number, stripped
+from tests.rewards.false_accepts.words import LARGE, TABLES, answers
 
 #: {A} is the gold's letter, {B} another one, {a} and {b} the texts of their options.
 _LETTER_DENIED = r"""not {A} | {A} is wrong | {A} is incorrect | ({A}) is incorrect | {A}. is wrong | ({A}) cannot be right | {A} cannot be right | {A} is not correct
@@ -84,11 +84,9 @@ def numeric(gold: Gold, rng: Random) -> Iterator[Case]:
     if value is None or "\\" in text or "/" in text:
         return
     for kind, (condition, _) in TABLES.items():
-        if condition == "large" or (value == 0 and condition == "nonzero"):
-            continue
-        for phrase in rng.sample(phrases(kind), 4):
-            answer = phrase.replace("{g}", text).replace("{w}", str(other_number(value, rng)))
-            if "approx" not in answer:
+        found = answers(kind, text, rng) if condition != LARGE else []
+        for answer in rng.sample(found, min(4, len(found))):
+            if "approx" not in answer:  # a reading may say that it is one
                 yield Case(f"numeric, {kind}", text, answer, "numeric")
     unit = Fraction(1, 10 ** len(text.partition(".")[2])) if "." in text else Fraction(0)
     for steps in (Fraction(3, 5), Fraction(1), Fraction(-3, 5), Fraction(7)):

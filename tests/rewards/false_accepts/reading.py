@@ -19,8 +19,10 @@ _FUNCTIONS = {
     "exp": mpmath.exp,
 }  # fmt: skip
 _DROPPED = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[!,;: ]|\$|\\displaystyle|~|\\\(|\\\)")
-_NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+", re.ASCII)
 _COMMAND = re.compile(r"\\([a-zA-Z]+)")
+#: A word is no product of letters.
+_WORD = re.compile(r"(?<![a-zA-Z\\])(?:[a-zA-Z]{3}|(?:or|to|in|is|if|at|by|no|of|an|as|be|it|on|up|so|do)(?![a-zA-Z]))", re.IGNORECASE)
 _MIXED = re.compile(r"\\[dt]?frac\s?\{?\d+\}?\s?\{?\d+\}?")
 
 
@@ -182,7 +184,7 @@ class _Reader:
 def values(text: str) -> tuple[mpmath.mpc, ...] | None:
     """The values of a formula at the points; None outside the grammar."""
     text = _DROPPED.sub(" ", text).strip()
-    if not text or len(text) > 200:
+    if not text or len(text) > 200 or text.count("(") + text.count("{") > 30 or _WORD.search(text):
         return None
     with mpmath.workdps(_DIGITS):
         try:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from random import Random
 
-from tests.rewards.false_accepts import dressed, others, shapes
-from tests.rewards.false_accepts.cases import Case, Gold, Mutation
+from tests.rewards.false_accepts import dressed, numbers, others, shapes
+from tests.rewards.false_accepts.cases import FORMS, WHOLE, Case, Gold, Mutation
 from tests.rewards.false_accepts.crosses import crosses, may_be_equal
 from tests.rewards.false_accepts.words import TABLES, worded
 
 #: What a search is made of. A share of all pairs are crosses.
 _CROSSES = 0.3
+_PLENTY = 4
 #: A verifier under test: whether it pays a case.
 Pays = Callable[[Case], bool]
 
@@ -25,6 +26,7 @@ def mutations(golds: list[Gold]) -> dict[str, Mutation]:
         **shapes.MUTATIONS,
         **dressed.families([gold.text for gold in golds]),
         **dressed.MUTATIONS,
+        **numbers.MUTATIONS,
         **others.MUTATIONS,
     }
 
@@ -38,11 +40,11 @@ def generate(golds: Iterable[Gold], pairs: int, seed: int) -> list[Case]:
     rng = Random(seed)
     wanted = int(pairs * (1 - _CROSSES))
     by_kind: dict[str, dict[tuple[object, ...], Case]] = defaultdict(dict)
-    for name, mutate in mutations(found).items():
+    kinds = mutations(found)
+    for name, mutate in kinds.items():
         own = Random(f"{seed} {name}")  # a new mutation does not move the others
-        for gold in found if name in shapes.MUTATIONS else _sample(found, wanted, own):
-            for case in mutate(gold, own):
-                by_kind[case.kind].setdefault((case.gold, case.answer, case.verifier, case.choices, str(case.meta)), case)
+        for case in _made(mutate, own.sample(found, len(found)), wanted // len(kinds), own):
+            by_kind[case.kind].setdefault((case.gold, case.answer, case.verifier, case.choices, str(case.meta)), case)
     cases = _shared({kind: list(some.values()) for kind, some in sorted(by_kind.items())}, wanted, rng)
     rest = pairs - len(cases)
     pool: dict[tuple[str, str], Case] = {}
@@ -50,12 +52,24 @@ def generate(golds: Iterable[Gold], pairs: int, seed: int) -> list[Case]:
         if len(pool) == rest:
             break
         pool.setdefault((case.gold, case.answer), case)
-    return [*cases, *pool.values()]
+    return [_formed(case, rng) for case in (*cases, *pool.values())]
 
 
-def _sample(golds: list[Gold], wanted: int, rng: Random) -> list[Gold]:
-    """Golds in a random order, no more than a search of this size needs of one mutation."""
-    return rng.sample(golds, min(len(golds), max(60, wanted // 60)))
+def _formed(case: Case, rng: Random) -> Case:
+    """Half of the cases as a bare answer, the others in a box or in a sentence; words and places stay bare."""
+    bare = case.form == WHOLE or case.verifier in ("text", "boxes") or rng.random() < 0.5
+    return case if bare else replace(case, form=rng.choice(FORMS))
+
+
+def _made(mutate: Mutation, golds: list[Gold], share: int, rng: Random) -> Iterator[Case]:
+    """Cases of gold after gold, until there are several times as many of each kind as will be taken."""
+    made: Counter[str] = Counter()
+    for gold in golds:
+        for case in mutate(gold, rng):
+            made[case.kind] += 1
+            yield case
+        if made and min(made.values()) > _PLENTY * share:
+            return
 
 
 def _shared(by_kind: Mapping[str, list[Case]], wanted: int, rng: Random) -> list[Case]:

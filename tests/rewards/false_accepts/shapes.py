@@ -13,8 +13,8 @@ from tests.rewards.false_accepts.cases import Case, Gold, plain_number, stripped
 from tests.rewards.false_accepts.reading import bracketed, formulas_differ, split_top, surely_differ
 
 _TAKEN = 4  # mutated texts of one kind for one gold
-_DIGIT = re.compile(r"\d")
-_RUN = re.compile(r"\d+")
+_DIGIT = re.compile(r"[0-9]")
+_RUN = re.compile(r"[0-9]+")
 _SIGN = re.compile(r"(?<=[\d)}a-zA-Z ])[+-]|^-|(?<=[(\[,{])-")
 _WORD = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z]{2}|\\(?:text|mathrm|rm|mbox)")
 _UNIT = re.compile(r"\d\s*[a-zA-Z]$")  # a letter behind a number may be a unit, which may be left out
@@ -59,7 +59,7 @@ def digits(gold: Gold, rng: Random) -> Iterator[Case]:
             at = match.start()
             yield _put(text, at, at + 1, str((int(match[0]) + rng.randint(1, 9)) % 10))
             yield _put(text, at, at + 1, match[0] * 2)
-            if text[at + 1 : at + 2].isdigit():
+            if _DIGIT.match(text, at + 1):
                 yield _put(text, at, at + 2, text[at + 1] + match[0])
                 yield _put(text, at, at + 1, "")
         for match in _RUN.finditer(text):

@@ -63,6 +63,18 @@ TABLES: dict[str, tuple[str, str]] = {
         | \sqrt{2} \cdot {g} | 2x = {g} | x/2 = {g} | -x = {g} | {g} out of {w} | {g} in {w} | {g} per {w} | {g} for every {w} | {g} in every {w}
         | {g} : {w} | {g} of {w} | {w} of {g} | {w} times {g} | {g} by {w} | the negative of {g} | one half of {g} | a third of {g} | twice {g}
         | the opposite of {g} | {w}\% of {g} | {g} \mu | {g} n | {g}a | {g} ab | {g} xy | {g} doubled | {g} inverted | {g} reciprocal | {g} inverse | {g} negated | {g} quadrupled | {g} tenfold | {g} thousandfold | {g} dozens | {g} mega | {g} hundredfold | ten times {g} | {g} myriad"""),
+    "inside a name": (NUMBER, r"""
+        x_{{g}} | a_{{g}} | S_{{g}} | x^{{g}} | f({g}) | P({g}) | \angle {g} x | \sqrt[{{g}}]{x} | \log_{2} ({g} x + {w}) | \sum_{k=1}^{{g}} k^{{w}} + x | \frac{x}{{g}} + 1
+        | C_{{g}} + {w} | x \in \{{g}, {w}\} | x \notin \{{g}\} | \mathbb{R} \setminus \{{g}\} | x \in [{g}, \infty) | \{x : x > {g}\} | \{x \mid x \neq {g}\} | (-\infty, {g})
+        | [{g}, \infty) | {g} less than {w} | {g} more than {w} | {g} fewer than {w} | {w} less than {g} | {w} more than {g} | {g} away from {w} | {g} short of {w}
+        | {w} short of {g} | {g} below {w} | increase by {g} from {w} | {w} increased by {g} | {w} decreased by {g} | multiple of {g} | multiples of {g} | divisible by {g}
+        | a factor of {g} | the {g}th power of {w} | the sum of {g} and {w} | the product of {g} and {w} | closer to {g} than to {w} | rounds to {w}, not {g}
+        | x + {g} = {w} | {w} - x = {g} + 1000 | x \equiv {g} \pmod{{w}} or x = 0 | x \to {g} or {w} | \lim_{x \to {g}} x^{{w}} + x | even numbers except {g}"""),
+    "no value": (NUMBER, r"""
+        no solution, not {g} | undefined at {g} | \emptyset, or {g} | infinitely many, {g} among them | does not exist ({g} is excluded) | all real numbers except {g}
+        | none, since {g} is extraneous | {g} solutions do not exist | cannot be {g}; undefined | no value, {g} fails | every number but {g} | \text{none}, {g}
+        | not defined for {g} | {g} is no solution | there is no {g} | there are no {g} | \text{undefined at } {g} | no real {g} | impossible: {g} | {g} has no solution
+        | 无解，{g}舍去 | {g}不存在 | 没有{g} | sin solución, no {g} | keine Lösung, nicht {g} | {g} existiert nicht | aucun {g} | {g} no existe"""),
     "powers and functions": (LARGE, r"""
         {g} squared | {g} cubed | square root of {g} | the square of {g} | \sqrt{{g}} | ({g})^2 | {g} factorial | x^2 = {g} | \sqrt{x} = {g} | 1/x = {g}
         | \frac{1}{{g}} | \log {g} | \ln({g}) | \sin({g}) | {g} to the power of {w} | the reciprocal of {g} | ({g})^{{w}} | e^{{g}} | log of {g}
@@ -113,19 +125,24 @@ def fits(condition: str, gold: str) -> bool:
     return value != 0 and (condition == NONZERO or abs(value) >= 3)
 
 
+def answers(kind: str, text: str, rng: Random) -> list[str]:
+    """The phrases of a table around a gold; [] when they are not wrong for it."""
+    if not fits(TABLES[kind][0], text):
+        return []
+    value, found = plain_number(text), []
+    for phrase in phrases(kind):
+        if phrase == "{g}({w})" and "." in text:
+            continue  # 0.5(3) writes a repeating decimal
+        other = str(other_number(value, rng)) if value is not None else "7919"
+        found.append(phrase.replace("{g}", text).replace("{w}", other))
+    return found
+
+
 def worded(kind: str) -> Mutation:
     """The mutation of one table."""
-    condition, found = TABLES[kind][0], phrases(kind)
 
     def mutate(gold: Gold, rng: Random) -> Iterator[Case]:
-        text = stripped(gold.text)
-        if not fits(condition, text):
-            return
-        value = plain_number(text)
-        for phrase in found:
-            if phrase == "{g}({w})" and "." in text:
-                continue  # 0.5(3) writes a repeating decimal
-            other = str(other_number(value, rng)) if value is not None else "7919"
-            yield Case(kind, gold.text, phrase.replace("{g}", text).replace("{w}", other), gold.verifier, gold.choices)
+        if gold.verifier == "math":
+            yield from (Case(kind, gold.text, answer) for answer in answers(kind, stripped(gold.text), rng))
 
     return mutate
