@@ -121,7 +121,9 @@ def _in_words(case: Case) -> bool:
 WORDS = {"denial", "hedge", "alternative", "range", "appended value", "multiplied", "inside a name", "no value"}
 LANGUAGES = {f"language, {kind}" for kind in ("denial", "hedge", "alternative", "range", "multiplied")}
 NUMERIC = {f"numeric, {kind}" for kind in (*WORDS, *LANGUAGES)}
-CHOICE = {"choice, denial", "choice, other or both"} | {f"choice, {kind}, without options" for kind in ("denial", "other or both")}
+CHOICE = {"choice, denial", "choice, other or both"} | {
+    f"choice, {kind}, without options" for kind in ("denial", "other or both")
+}
 #: A verifier that is too kind in one way, and the mutations that must find it out.
 LAX: dict[str, tuple[Callable[[Case], bool], set[str]]] = {
     "a reply that holds the gold": (
@@ -187,7 +189,13 @@ def test_the_command_counts_and_says_by_its_exit_code(tmp_path: Path) -> None:
     """Catches a search that says nothing, or success, where there is no data."""
     missing = run("--data", str(tmp_path / "absent"))
     assert missing.returncode == 2 and "absent" in missing.stderr and "--data" in missing.stderr
-    rows = [{"answer": "84"}, {"answer": "#### 36"}, {"answer": "\\frac{3}{8}"}, {"answer": "B", "choices": ["1", "2"]}, {"answer": "(2, 5)"}]
+    rows = [
+        {"answer": "84"},
+        {"answer": "#### 36"},
+        {"answer": "\\frac{3}{8}"},
+        {"answer": "B", "choices": ["1", "2"]},
+        {"answer": "(2, 5)"},
+    ]
     (tmp_path / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = run("--data", str(tmp_path), "--pairs", "300", "--workers", "1")
     count = re.search(r"pairs tried (\d+), paid wrongly (\d+)", found.stdout)

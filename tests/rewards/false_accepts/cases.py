@@ -92,8 +92,8 @@ def written(value: Fraction) -> str:
 
 
 def other_number(value: Fraction, rng: Random) -> int:
-    """A whole number from 2 to 97 that is neither the value nor its negative."""
+    """A whole number from 2 to 97 that is neither the value nor its negative, nor twice that ("7 less than 14" is 7)."""
     while True:
         found = rng.randint(2, 97)
-        if abs(value) != found:
+        if found not in (abs(value), 2 * abs(value)):
             return found

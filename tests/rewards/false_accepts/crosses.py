@@ -19,7 +19,9 @@ _SPACES = re.compile(r"\\[!,;: ]|\s|~|\\left(?![a-z])|\\right(?![a-z])|\$|\\disp
 _UNIT = re.compile(
     r"(?<=[\d}\])i])(?:\\(?:text|mathrm|rm|textrm|mbox)\{([^{}]*)\}(?:\^?\{?([23])\}?)?|(\^\{?\\circ\}?|°)(?:\\mathrm\{?([CF])\}?|([CFT]))?|(\\?%)|([a-z]{1,12})(?:\^\{?([23])\}?)?)\.?$"
 )
-_NAME = re.compile(r"^(?:[A-Za-z][A-Za-z. ]*|[a-zA-Z]\([a-z]\)|[A-Za-z]_\{?\w\}?|\\[a-z]+(?:[A-Z]|\([a-z]\))?|m\\angle[A-Z0-9]+)=(?!.*=)")
+_NAME = re.compile(
+    r"^(?:[A-Za-z][A-Za-z. ]*|[a-zA-Z]\([a-z]\)|[A-Za-z]_\{?\w\}?|\\[a-z]+(?:[A-Z]|\([a-z]\))?|m\\angle[A-Z0-9]+)=(?!.*=)"
+)
 _BASE = re.compile(r"^(-?\d+)_\{?(\d+)\}?$")
 
 

@@ -10,7 +10,17 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from random import Random
 
-from tests.rewards.false_accepts.cases import WHOLE, Case, Gold, Mutation, other_number, plain_number, stripped, whole_number, written
+from tests.rewards.false_accepts.cases import (
+    WHOLE,
+    Case,
+    Gold,
+    Mutation,
+    other_number,
+    plain_number,
+    stripped,
+    whole_number,
+    written,
+)
 
 #: A pair of numbers as they are written, and a third that is neither; what yields (gold, wrong answer).
 Builder = Callable[[int, int, Random], Iterator[tuple[str, str]]]
@@ -61,13 +71,31 @@ def compound(a: int, b: int, rng: Random) -> Iterator[tuple[str, str]]:
 
 
 _ORDERED = ["to", "in", "out of", "R", "remainder", "for every", "per", "r", "then", "until", "through", "over", "from", "\\text{ to }", "到", "bis", "à", "以",
-            "\\text{ remainder }", "minus", "above", "for each", "within", "mod", "余", "-", "after", "\\text{ in }"]  # fmt: skip
-_UNORDERED = ["or", "and", "\\text{ or }", "\\text{ and }", "或", "和", "oder", "und", "o", "y", "ou", "et", ",", ";", "или", "、"]
-_SIZES = ["by", "×", "x", "\\times"]
+            "\\text{ remainder }", "minus", "above", "for each", "within", "余", "-", "after", "\\text{ in }"]  # fmt: skip
+_UNORDERED = [
+    "or",
+    "and",
+    "\\text{ or }",
+    "\\text{ and }",
+    "或",
+    "和",
+    "oder",
+    "und",
+    "o",
+    "y",
+    "ou",
+    "et",
+    ",",
+    ";",
+    "или",
+    "、",
+]
 
 
 def joined(a: int, b: int, rng: Random) -> Iterator[tuple[str, str]]:
     """a WORD b: exchanged where the order counts, another pair with the same product or sum, one number only, denied."""
+    if a == b:
+        return
     for word in (*rng.sample(_ORDERED, 7), *rng.sample(_UNORDERED, 5)):
         ordered, first = word in _ORDERED, f"{a} {word} {b}"
         value = a - b if word in ("-", "minus") else None
@@ -76,10 +104,9 @@ def joined(a: int, b: int, rng: Random) -> Iterator[tuple[str, str]]:
             same = (x, y) == (a, b) if ordered else {x, y} == {a, b}
             if not same and x >= 0 <= y and (value is None or x - y != value) and Fraction(x, y or 1) != Fraction(a, b):
                 yield first, f"{x} {word} {y}"
-        if ordered and a != b:
+        if ordered:
             yield first, f"{b} {word} {a}"
-        if word not in ("per", "for every", "for each", "in", "out of", "over") or b != 1:
-            yield first, f"{a}"
+        yield first, f"{a}"
         if word not in ("-", "minus"):
             yield first, f"{a * b}"
             yield first, f"not {first}" if word not in ("in",) else f"maybe {first}"
@@ -119,7 +146,9 @@ def assigned(a: int, b: int, rng: Random) -> Iterator[tuple[str, str]]:
     """x = a, y = b: names or values exchanged, a name replaced, a value left out or added."""
     if a == b:
         return
-    p, q = rng.choice([("x", "y"), ("a", "b"), ("m", "n"), ("r", "s"), ("A", "B"), ("p", "q"), ("x_1", "x_2"), ("u", "v")])
+    p, q = rng.choice(
+        [("x", "y"), ("a", "b"), ("m", "n"), ("r", "s"), ("A", "B"), ("p", "q"), ("x_1", "x_2"), ("u", "v")]
+    )
     yield f"({p},{q})=({a},{b})", f"({q},{p})=({a},{b})"
     yield f"({p},{q})=({a},{b})", f"({p},{q})=({b},{a})"
     yield f"({p},{q})=({a},{b})", f"({b},{a})"
@@ -172,7 +201,7 @@ def ratios(a: int, b: int, rng: Random) -> Iterator[tuple[str, str]]:
     yield f"{a}e{b}", f"{a}e{b + 1}"
     yield f"{a} \\pm {b}", f"{a} + {b}"
     yield f"{a} \\pm {b}", f"{a} \\pm {b + 1}"
-    yield f"{a}\\frac{{{b}}}{{{b + 1}}}", f"{a} \\cdot \\frac{{{b}}}{{{b + 1}}}" if a * b != a * (b + 1) + b else f"{a}"
+    yield f"{a}\\frac{{{b}}}{{{b + 1}}}", f"{a} \\cdot \\frac{{{b}}}{{{b + 1}}}"
     yield f"{a}\\frac{{{b}}}{{{b + 1}}}", f"{a + 1}\\frac{{{b}}}{{{b + 1}}}"
     yield f"{a} + {b}i", f"{a} - {b}i"
     yield f"{a} + {b}i", f"{b + 1} + {a}i"
@@ -200,19 +229,52 @@ def families(numbers: list[str]) -> dict[str, Mutation]:
 
         return mutate
 
-    builders = {"compound measures": compound, "joined numbers": joined, "sizes, dates, counts": sized, "assignments": assigned, "ratios, times, pairs": ratios}
+    builders = {
+        "compound measures": compound,
+        "joined numbers": joined,
+        "sizes, dates, counts": sized,
+        "assignments": assigned,
+        "ratios, times, pairs": ratios,
+    }
     return {kind: mutation(kind, builder) for kind, builder in builders.items()}
 
 
 #: Units that no other of the list equals for the same number, in words, as text, and in other languages; marks among them.
 _UNITS = ["cm", "mm", "km", "kg", "mg", "inches", "feet", "miles", "hours", "minutes", "seconds", "days", "weeks", "years", "grams", "pounds", "dollars",
           "cents", "euros", "yuan", "cm^2", "cm^3", "m^2", "km/h", "m/s", "mph", "degrees", "liters", "apples", "oranges", "students", "^\\circ", "\\%",
-          "°C", "°F", "m", "N", "J", "W", "V", "Hz", "square feet", "cubic meters", "ft^2", "radians", "people"]  # fmt: skip
+          "°C", "°F", "m", "N", "J", "W", "V", "Hz", "square feet", "cubic meters", "radians", "people"]  # fmt: skip
 #: Units that nobody writes behind a box unless they belong to the answer.
 _MEASURES = frozenset(_UNITS[:15]) | {"km/h", "m/s", "mph", "degrees", "liters"}
-_UNIT_FORMS = ["{n} {u}", "{n} {u}", "{n}\\text{ {u}}", "{n}\\ \\mathrm{{u}}", "{n}{u}", "{n} \\text{ {u} }", "${n}$ {u}"]
-_MONEY = ["\\${n}", "€{n}", "£{n}", "¥{n}", "₹{n}", "{n} euros", "{n} yuan", "{n}€", "{n} pounds sterling", "{n} USD", "{n} EUR", "{n} rupees"]
-_SAME_MONEY = [{"\\${n}", "{n} USD"}, {"€{n}", "{n} euros", "{n}€", "{n} EUR"}, {"£{n}", "{n} pounds sterling"}, {"¥{n}", "{n} yuan"}, {"₹{n}", "{n} rupees"}]
+_UNIT_FORMS = [
+    "{n} {u}",
+    "{n} {u}",
+    "{n}\\text{ {u}}",
+    "{n}\\ \\mathrm{{u}}",
+    "{n}{u}",
+    "{n} \\text{ {u} }",
+    "${n}$ {u}",
+]
+_MONEY = [
+    "\\${n}",
+    "€{n}",
+    "£{n}",
+    "¥{n}",
+    "₹{n}",
+    "{n} euros",
+    "{n} yuan",
+    "{n}€",
+    "{n} pounds sterling",
+    "{n} USD",
+    "{n} EUR",
+    "{n} rupees",
+]
+_SAME_MONEY = [
+    {"\\${n}", "{n} USD"},
+    {"€{n}", "{n} euros", "{n}€", "{n} EUR"},
+    {"£{n}", "{n} pounds sterling"},
+    {"¥{n}", "{n} yuan"},
+    {"₹{n}", "{n} rupees"},
+]
 _MARKS = ["'", '"', "''", "^{\\prime}", "^{\\prime\\prime}", "′", "″", "^\\prime", " minutes", " seconds", " radians", " rad", " grad", " cm", "\\%", " \\text{ rad}", "'' ",
           "^\\circ C", " hours", "^{\\circ}\\mathrm{F}", " 度F"]  # fmt: skip
 
@@ -261,7 +323,11 @@ def marks(gold: Gold, rng: Random) -> Iterator[Case]:
         yield Case("marks", f"{text}'", f"{text}^\\circ")
         yield Case("marks", f'{text}"', f"{text}'")
         yield Case("marks", f"{text}\\pi", f"{text}\\pi^\\circ")
-        yield Case("marks", f"\\frac{{\\pi}}{{{abs(value.numerator) + 2}}}", f"\\frac{{\\pi}}{{{abs(value.numerator) + 2}}}^\\circ")
+        yield Case(
+            "marks",
+            f"\\frac{{\\pi}}{{{abs(value.numerator) + 2}}}",
+            f"\\frac{{\\pi}}{{{abs(value.numerator) + 2}}}^\\circ",
+        )
         yield Case("marks", f"{text}\\pi", f"{text}\\pi°")
         yield Case("marks", f"{text}\\sqrt{{3}}", f"{text}\\sqrt{{3}} \\approx {other_number(value, rng)}.57")
 
@@ -274,7 +340,16 @@ def bases(gold: Gold, rng: Random) -> Iterator[Case]:
     fitting = [base for base in range(2, 10) if int(max(text)) < base] + [12, 16]
     for base in rng.sample(fitting, min(3, len(fitting))):
         if int(text) >= base:
-            for form in ("{n}_{b}", "{n}_{{b}}", "{n} (base {b})", "{n} in base {b}", "({n})_{b}", "{n}_{\\text{base } {b}}", "{n} \\text{ (base } {b})", "{n} base {b}"):
+            for form in (
+                "{n}_{b}",
+                "{n}_{{b}}",
+                "{n} (base {b})",
+                "{n} in base {b}",
+                "({n})_{b}",
+                "{n}_{\\text{base } {b}}",
+                "{n} \\text{ (base } {b})",
+                "{n} base {b}",
+            ):
                 yield Case("bases", text, form.replace("{n}", text).replace("{b}", str(base)))
             other = next(b for b in (13, 11) if b != base)
             yield Case("bases", f"{text}_{{{base}}}", f"{text}_{{{other}}}")
@@ -292,7 +367,13 @@ def roundings(gold: Gold, rng: Random) -> Iterator[Case]:
             yield Case("roundings", text, short)
             yield Case("roundings", text, f"\\approx {short}")
     if value.denominator == 1:
-        for near in (f"{text}.4", f"{text}.01", f"{text}.000001", f"\\frac{{{3 * value.numerator + 1}}}{{3}}", f"{value.numerator - 1}.99"):
+        for near in (
+            f"{text}.4",
+            f"{text}.01",
+            f"{text}.000001",
+            f"\\frac{{{3 * value.numerator + 1}}}{{3}}",
+            f"{value.numerator - 1}.99",
+        ):
             if plain_number(near) != value:
                 yield Case("roundings", text, near)
     for _ in range(3):  # an endless value that a gold of one or two digits is a rounding of

@@ -8,7 +8,7 @@ from random import Random
 
 from tests.rewards.false_accepts.cases import Case, Gold, Mutation, plain_number, stripped, whole_number
 
-_ONES = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen").split()
+_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()  # noqa: SIM905
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()  # noqa: SIM905
 _SPELLED = """not {t} | {t} or {u} | {t} and {u} | {t} hundred | {t} thousand | {t} million | minus {t} | negative {t} | maybe {t} | twice {t} | {t} to {u} | {t} dozen | at least {t}
     | {t} percent of {u} | {t} squared | half of {t} | {u} | {t} eighths | {t} point five | {t} and a half | {t} times {u} | {t} plus {u} | {t} or more | more than {t} | either {t} or {u}
@@ -29,10 +29,25 @@ def in_words(gold: Gold, rng: Random) -> Iterator[Case]:
         return
     other = rng.choice([n for n in range(2, 99) if n != number])
     for phrase in _SPELLED.split(" | "):
-        yield Case("in words", text, " ".join(phrase.split()).replace("{t}", spelled(number)).replace("{u}", spelled(other)))
+        yield Case(
+            "in words", text, " ".join(phrase.split()).replace("{t}", spelled(number)).replace("{u}", spelled(other))
+        )
     yield Case("in words", text, spelled(number).replace("-", " ") + " or not")
     if number <= 10:
-        for phrase in ("不是{}", "{}百", "{}千", "{}万", "可能是{}", "{}或二十", "{}分之一", "{}点五", "负{}", "第{}个的一半", "{}到二十", "至少{}"):
+        for phrase in (
+            "不是{}",
+            "{}百",
+            "{}千",
+            "{}万",
+            "可能是{}",
+            "{}或二十",
+            "{}分之一",
+            "{}点五",
+            "负{}",
+            "第{}个的一半",
+            "{}到二十",
+            "至少{}",
+        ):
             yield Case("in words", text, phrase.replace("{}", _DIGITS[number]))
         yield Case("in words", text, _DIGITS[number - 1])
 
@@ -45,7 +60,13 @@ def notation(gold: Gold, rng: Random) -> Iterator[Case]:
     """Misplaced commas and points, exponents, roots, hexadecimal, full-width digits: each spells another number."""
     text = stripped(gold.text)
     value = plain_number(text)
-    if gold.verifier != "math" or value is None or value <= 1 or whole_number(text.replace(".", "", 1)) is None or text[0] == "0":
+    if (
+        gold.verifier != "math"
+        or value is None
+        or value <= 1
+        or whole_number(text.replace(".", "", 1)) is None
+        or text[0] == "0"
+    ):
         return
     wide = str(int(value) + 1).translate(_WIDE)
     found = [f"{text}²", f"√{text}", f"½ \\cdot {text}", f"−{text}", f"{text}⁻¹", f"∛{text}", f"1/{text}", f"{text}π", f"{text}e1", f"{text}e-1", f"{text}E2",
@@ -56,7 +77,13 @@ def notation(gold: Gold, rng: Random) -> Iterator[Case]:
                   f"0.{text}", f"{text}%{text}", f"{text}.\\overline{{3}}", f"{text}.\\dot{{3}}", f"{text}.(3)", f"{text}k", f"{text}M$", f"\\${text}k", f"{text},000", f"{text} 000",
                   f"{text}\\,000", f"{text}{{,}}000"]  # fmt: skip
         if value >= 1000:
-            found += [f"{text[:-3]}.{text[-3:]}", f"{text[:-2]},{text[-2:]}", f"{text[:-1]},{text[-1]}", f"{text[:1]} {text[1:3]} {text[3:]}0", f"{text[:-2]}.{text[-2:]}"]
+            found += [
+                f"{text[:-3]}.{text[-3:]}",
+                f"{text[:-2]},{text[-2:]}",
+                f"{text[:-1]},{text[-1]}",
+                f"{text[:1]} {text[1:3]} {text[3:]}0",
+                f"{text[:-2]}.{text[-2:]}",
+            ]
     if value.denominator > 1:
         found += [f"{text.replace('.', ',')}5", text.replace(".", "")]
         first, rest = text.split(".")
@@ -74,7 +101,10 @@ def repeating(gold: Gold, rng: Random) -> Iterator[Case]:
         return
     for period in {str(rng.randint(1, 998)) for _ in range(4)}:
         if Fraction(int(period), 10 ** len(period) - 1) != value:
-            yield from (Case("repeating decimals", gold.text, form.replace("{}", period)) for form in ("0.\\overline{{}}", "0.({})", "0.\\dot{{}}", "0.{}..."))
+            yield from (
+                Case("repeating decimals", gold.text, form.replace("{}", period))
+                for form in ("0.\\overline{{}}", "0.({})", "0.\\dot{{}}", "0.{}...")
+            )
 
 
 MUTATIONS: dict[str, Mutation] = {"in words": in_words, "notation": notation, "repeating decimals": repeating}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from random import Random
@@ -47,7 +48,13 @@ def _apart(a: str, b: str) -> bool:
     x, y = plain_number(a), plain_number(b)
     if x is not None and y is not None:
         return x != y
-    return (x is None) == (y is None) and x is None and _plain(a) != _plain(b) and _plain(a).isalpha() and _plain(b).isalpha()
+    return (
+        (x is None) == (y is None)
+        and x is None
+        and _plain(a) != _plain(b)
+        and _plain(a).isalpha()
+        and _plain(b).isalpha()
+    )
 
 
 def choices(gold: Gold, rng: Random) -> Iterator[Case]:
@@ -70,7 +77,11 @@ def choices(gold: Gold, rng: Random) -> Iterator[Case]:
     here = gold.choices[ord(letter) - 65]
     for other in others:
         text = gold.choices[ord(other) - 65]
-        if not _apart(here, text) or len(_plain(text)) == 1 and text.isalpha() or not all(_apart(here, t) for t in gold.choices if t != here):
+        if (
+            not _apart(here, text)
+            or (len(_plain(text)) == 1 and text.isalpha())
+            or not all(_apart(here, t) for t in gold.choices if t != here)
+        ):
             continue
         for phrase in _split(_LETTER_WITH_TEXT):
             answer = phrase.replace("{A}", letter).replace("{B}", other).replace("{a}", here).replace("{b}", text)
@@ -96,13 +107,28 @@ def numeric(gold: Gold, rng: Random) -> Iterator[Case]:
         for sign in (1, -1):
             beyond = value * (1 + sign * Fraction(str(tolerance)) * Fraction(11, 10))
             if abs(beyond - value) > unit and 10**6 > abs(value) > Fraction(1, 100):
-                yield Case("numeric, beyond the tolerance", text, f"{float(beyond):.15g}", "numeric", meta={"tolerance": tolerance})
+                yield Case(
+                    "numeric, beyond the tolerance",
+                    text,
+                    f"{float(beyond):.15g}",
+                    "numeric",
+                    meta={"tolerance": tolerance},
+                )
                 if tolerance >= 0.05:
                     relaxed = {"metric": "relaxed"}
                     yield Case("numeric, beyond the tolerance", text, f"{float(beyond):.15g}", "text", meta=relaxed)
     if value:
-        yield Case("numeric, beyond the tolerance", text, f"-{text}".replace("--", ""), "numeric", meta={"tolerance": 0.1})
-        for first, second in (("cm", "m"), ("kg", "cm"), ("\\%", "cm"), ("hours", "minutes"), ("km/h", "m/s"), ("^\\circ", "cm")):
+        yield Case(
+            "numeric, beyond the tolerance", text, f"-{text}".replace("--", ""), "numeric", meta={"tolerance": 0.1}
+        )
+        for first, second in (
+            ("cm", "m"),
+            ("kg", "cm"),
+            ("\\%", "cm"),
+            ("hours", "minutes"),
+            ("km/h", "m/s"),
+            ("^\\circ", "cm"),
+        ):
             yield Case("numeric, units", f"{text} {first}", f"{text} {second}", "numeric", meta={"tolerance": 0.05})
 
 
@@ -116,6 +142,10 @@ _YES = r"""{n} | {n}. | {n}, it is | {n}, it is not | {n}! | {y} and {n} | {y} o
     | {y} is not the answer | {y}, however not | 不是 | {y} would be wrong | {n}, the answer is not {y} | neither {y} nor {n} | {y}, that is false | {y}, this is incorrect | {y}, wrong"""
 
 
+#: Behind a "no" these say no once more.
+_AFFIRMS_NO = re.compile(r"\{y\}[,.].*(?:false|incorrect|wrong|not)")
+
+
 def texts(gold: Gold, rng: Random) -> Iterator[Case]:
     """Words denied, hedged, joined, reversed; yes and no exchanged or both. Which words: by the gold's own place in the set."""
     word = gold.text if gold.verifier == "text" else rng.choice(_WORDS)
@@ -123,13 +153,13 @@ def texts(gold: Gold, rng: Random) -> Iterator[Case]:
         other = rng.choice([w for w in _WORDS if w != word])
         for phrase in rng.sample(_split(_SAID), 8):
             yield Case("text, words", word, phrase.replace("{t}", word).replace("{u}", other), "text")
-        if len(word.split()) > 1 and word.split() != word.split()[::-1]:
+        if len(word.split()) > 1 and "and" not in word.split():
             yield Case("text, words", word, " ".join(word.split()[::-1]), "text")
             if word.split()[0] != "a":
                 yield Case("text, words", word, " ".join(word.split()[1:]), "text")
     yes, no = rng.choice([("yes", "no"), ("no", "yes"), ("Yes", "No"), ("No", "Yes")])
     for phrase in rng.sample(_split(_YES), 8):
-        if yes.casefold() == "no" and phrase in ("{y}, it is not",):
+        if yes.casefold() == "no" and _AFFIRMS_NO.match(phrase):
             continue
         yield Case("text, yes or no", yes, phrase.replace("{y}", yes.casefold()).replace("{n}", no.casefold()), "text")
 
@@ -151,8 +181,8 @@ def boxes(gold: Gold, rng: Random) -> Iterator[Case]:
         if _overlap(box, other) < Fraction(49, 100):
             yield Case("boxes", first, str(other), "boxes")
             yield Case("boxes", first, str(other), "boxes", meta={"iou": 0.75})
-    for text in (f"not {first}", f"{first} or {[n + 1 for n in box]}", f"{first}, {first}", str(box[:3]), str([*box, 7]), f"maybe {first}", f"{first} is wrong",
-                 f"either {first}", f"{x}, {y} or {x + wide}, {y + tall}", f"不是{first}", f"{first} cm", f"{box[0]} to {box[2]}, {box[1]} to {box[3]}"):  # fmt: skip
+    for text in (f"not {first}", f"{first} or {[n + 1 for n in box]}", str(box[:3]), str([*box, 7]), f"maybe {first}", f"{first} is wrong",
+                 f"either {first}", f"{x}, {y} or {x + wide}, {y + tall}", f"不是{first}"):  # fmt: skip
         yield Case("boxes", first, text, "boxes")
     for point in ((x - 1, y - 1), (x + wide + 1, y), (x, y + tall + 1), (y + 1000, x), (-x - 1, -y - 1)):
         yield Case("boxes", first, f"({point[0]}, {point[1]})", "boxes")

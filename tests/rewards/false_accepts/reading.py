@@ -22,7 +22,9 @@ _DROPPED = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[!,;: ]|\$|\\displays
 _NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+", re.ASCII)
 _COMMAND = re.compile(r"\\([a-zA-Z]+)")
 #: A word is no product of letters.
-_WORD = re.compile(r"(?<![a-zA-Z\\])(?:[a-zA-Z]{3}|(?:or|to|in|is|if|at|by|no|of|an|as|be|it|on|up|so|do)(?![a-zA-Z]))", re.IGNORECASE)
+_WORD = re.compile(
+    r"(?<![a-zA-Z\\])(?:[a-zA-Z]{3}|(?:or|to|in|is|if|at|by|no|of|an|as|be|it|on|up|so|do)(?![a-zA-Z]))", re.IGNORECASE
+)
 _MIXED = re.compile(r"\\[dt]?frac\s?\{?\d+\}?\s?\{?\d+\}?")
 
 
@@ -80,7 +82,9 @@ class _Reader:
             elif nxt == "/" or self.command() == "div":
                 self.at += 1 if nxt == "/" else 4
                 value = self.quotient(value, self.signed())
-            elif nxt and (nxt.isalpha() and nxt.isascii() or nxt in "({" or nxt in "0123456789." or self.starts_factor()):
+            elif nxt and (
+                (nxt.isalpha() and nxt.isascii()) or nxt in "({" or nxt in "0123456789." or self.starts_factor()
+            ):
                 value *= self.power()
             else:
                 return value

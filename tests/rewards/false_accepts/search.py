@@ -113,4 +113,3 @@ def search(cases: Iterable[Case], pays: Pays) -> Found:
             if case.kind != "crosses" or not may_be_equal(case.gold, case.answer):
                 found.wrong.append(case)
     return found
-

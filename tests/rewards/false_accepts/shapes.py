@@ -17,7 +17,9 @@ _DIGIT = re.compile(r"[0-9]")
 _RUN = re.compile(r"[0-9]+")
 _SIGN = re.compile(r"(?<=[\d)}a-zA-Z ])[+-]|^-|(?<=[(\[,{])-")
 _WORD = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z]{2}|\\(?:text|mathrm|rm|mbox)")
-_UNIT = re.compile(r"\d\s*[a-zA-Z]$")  # a letter behind a number may be a unit, which may be left out
+_UNIT = re.compile(
+    r"\d\s*[a-zA-Z](?:\s?/\s?[a-zA-Z])?$"
+)  # a letter behind a number may be a unit, which may be left out
 _OPERATORS = (
     (r"\sqrt{", "{"), ("+", "-"), ("-", "+"), ("+", r"\cdot "), ("^", ""), (r"\frac", ""), ("/", "+"), ("/", "*"), ("*", "+"), (r"\pi", "3"),
     (r"\pi", ""), (r"\cdot", "+"), (r"\times", "+"), (r"\sqrt", r"\sqrt[3]"), ("^2", "^3"), ("^{2}", "^{3}"), ("i", ""), (r"\sin", r"\cos"),
@@ -78,7 +80,9 @@ def swapped_numbers(gold: Gold, rng: Random) -> Iterator[Case]:
     text = stripped(gold.text)
     runs = list(_RUN.finditer(text))[:12]
     found = (
-        text[: a.start()] + b[0] + text[a.end() : b.start()] + a[0] + text[b.end() :] for k, a in enumerate(runs) for b in runs[k + 1 :]
+        text[: a.start()] + b[0] + text[a.end() : b.start()] + a[0] + text[b.end() :]
+        for k, a in enumerate(runs)
+        for b in runs[k + 1 :]
     )
     return _kept("swapped numbers", gold, found, rng)
 
@@ -114,7 +118,9 @@ def _places(text: str, part: str) -> list[int]:
 def relations(gold: Gold, rng: Random) -> Iterator[Case]:
     """An inequality turned, made strict or not strict, or made an equation; a union made an intersection."""
     text = stripped(gold.text)
-    if not re.search(r"\\[lg]eq?(?![a-z])|[<>]|\\cup|\\neq?(?![a-z])", text) or "," in text.replace("\\,", "") and "\\cup" not in text:
+    if not re.search(r"\\[lg]eq?(?![a-z])|[<>]|\\cup|\\neq?(?![a-z])", text) or (
+        "," in text.replace("\\,", "") and "\\cup" not in text
+    ):
         return
     found = [_put(text, at, at + len(old), new) for old, new in _RELATIONS for at in _places(text, old)]
     sides = [side.strip() for side in text.split("\\cup")]
@@ -156,11 +162,16 @@ def orders(gold: Gold, rng: Random) -> Iterator[Case]:
     if rows and len(lines := [line.strip() for line in re.split(r"\\\\(?:\[[^\]]*\])?", rows[2]) if line.strip()]) > 1:
         cells = [[c.strip() for c in line.split("&")] for line in lines]
         turned_cells = cells[::-1]
-        if any(formulas_differ(a, b) for p, q in zip(cells, turned_cells, strict=True) for a, b in zip(p, q, strict=False)):
+        if any(
+            formulas_differ(a, b) for p, q in zip(cells, turned_cells, strict=True) for a, b in zip(p, q, strict=False)
+        ):
             inner = " \\\\ ".join(" & ".join(line) for line in turned_cells)
             yield Case("orders", gold.text, f"\\begin{{{rows[1]}matrix}} {inner} \\end{{{rows[1]}matrix}}")
         if len(cells) == len(cells[0]) > 1 and any(
-            formulas_differ(cells[i][j], cells[j][i]) for i in range(len(cells)) for j in range(i) if len(cells[i]) > j and len(cells[j]) > i
+            formulas_differ(cells[i][j], cells[j][i])
+            for i in range(len(cells))
+            for j in range(i)
+            if len(cells[i]) > j and len(cells[j]) > i
         ):
             inner = " \\\\ ".join(" & ".join(line[k] for line in cells) for k in range(len(cells)))
             yield Case("orders", gold.text, f"\\begin{{{rows[1]}matrix}} {inner} \\end{{{rows[1]}matrix}}")
@@ -192,8 +203,12 @@ def letters(gold: Gold, rng: Random) -> Iterator[Case]:
     if "=" in text or bracketed(text) or _WORD.search(text) or _UNIT.search(text):
         return
     names = sorted(set(re.findall(r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])", text)) - set("eiCKc"))
+    if "\\pi" in text or "circ" in text:
+        names = [name for name in names if name not in "kmn"]  # the whole number of a family may have any name
     found = (
-        re.sub(rf"(?<![a-zA-Z\\]){name}(?![a-zA-Z])", new, text) for name in names for new in ("z" if name != "z" else "w", name.swapcase(), "3", "")
+        re.sub(rf"(?<![a-zA-Z\\]){name}(?![a-zA-Z])", new, text)
+        for name in names
+        for new in ("z" if name != "z" else "w", name.swapcase(), "3", "")
     )
     yield from _kept("letters", gold, found, rng)
 

@@ -1,8 +1,8 @@
 r"""Words that make a right answer wrong: denials, hedges, second values, ranges, multipliers, in several languages.
 
-Every phrase holds the gold ({g}), most a second number ({w}: from 2 to 97, neither the gold nor its negative). The condition
-beside a table says for which golds its phrases are wrong: "any" for denials and hedges, "number" for what would be a set
-around a set, "nonzero" where 0 would stay 0.
+Every phrase holds the gold ({g}), most a second number ({w}: from 2 to 97, neither the gold nor its negative nor twice that).
+The condition beside a table says for which golds its phrases are wrong: "any" for denials and hedges, "number" for what could
+be true of a set, "nonzero" where 0 would stay 0, "large" where 1 would stay 1.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ TABLES: dict[str, tuple[str, str]] = {
     "appended value": (NUMBER, r"""
         {g} = {w} | {w} = {g} | {g} \approx {w} | {g} + {w} | {g} - {w} | {g} plus {w} | {g} minus {w} | {g} \Rightarrow {w} | {g}_{w} , {w} | {g} (approximately {w})
         | {g} \neq {w} | {g} , {w} , 101 | {g} ({w}) | ({g}) ({w} + 1) , 3 | {g} x + {w} | x + {g} | {g} + x | x - {g} | {g}: {w}, 3 | {g} \text{ plus } {w}
-        | {g} R {w} | {g} remainder {w} | {g} r {w} | {g} \text{ R } {w} | {g} h {w} min | {g} ft {w} in | {g} + {w} i | {g} i + {w} | {g} \sqrt{{w}} + 1
+        | {g} R {w} | {g} remainder {w} | {g} r {w} | {g} \text{ R } {w} | {g} h {w} min | {g} ft {w} in | {g} + {w} i | {g} i + {w} | {g} + \sqrt{{w}}
         | {g}, y={w} | x={g}, y={w} | \begin{pmatrix} {g} \\ {w} \end{pmatrix} | {g} \text{ remainder } {w} | {g} hours {w} minutes | {g} and {w}/100
         | {g} with remainder {w} | {g} \ldots {w} | {g} = {w} = {g} | {g} = x = {w} | {g} \equiv {w} | {g} \approx {w}.5 | {g} plus or minus {w}"""),
     "multiplied": (NONZERO, r"""
@@ -61,15 +61,15 @@ TABLES: dict[str, tuple[str, str]] = {
         | {g} \text{ dozen} | \text{minus } {g} | {g} times {w} | {g} / {w} | {g} \times {w} | {g} \cdot {w} | {g}({w}) | {g} \div {w} | {g} divided by {w}
         | {g} x | x{g} | {g}y | {g} \pi | {g} e | {g} i | {g} \times 10^{2} | {g} \cdot 10^{-1} | \frac{{g}}{{w}} | {w} \cdot {g} | -({g}) | -{g} | \pm {g}
         | \sqrt{2} \cdot {g} | 2x = {g} | x/2 = {g} | -x = {g} | {g} out of {w} | {g} in {w} | {g} per {w} | {g} for every {w} | {g} in every {w}
-        | {g} : {w} | {g} of {w} | {w} of {g} | {w} times {g} | {g} by {w} | the negative of {g} | one half of {g} | a third of {g} | twice {g}
+        | {g} : {w} | {g} of {w} | {w} of {g} | {w} times {g} | {g} by {w} | the negative of {g} | one half of {g} | the product of {g} and {w} | a third of {g} | twice {g}
         | the opposite of {g} | {w}\% of {g} | {g} \mu | {g} n | {g}a | {g} ab | {g} xy | {g} doubled | {g} inverted | {g} reciprocal | {g} inverse | {g} negated | {g} quadrupled | {g} tenfold | {g} thousandfold | {g} dozens | {g} mega | {g} hundredfold | ten times {g} | {g} myriad"""),
     "inside a name": (NUMBER, r"""
         x_{{g}} | a_{{g}} | S_{{g}} | x^{{g}} | f({g}) | P({g}) | \angle {g} x | \sqrt[{{g}}]{x} | \log_{2} ({g} x + {w}) | \sum_{k=1}^{{g}} k^{{w}} + x | \frac{x}{{g}} + 1
         | C_{{g}} + {w} | x \in \{{g}, {w}\} | x \notin \{{g}\} | \mathbb{R} \setminus \{{g}\} | x \in [{g}, \infty) | \{x : x > {g}\} | \{x \mid x \neq {g}\} | (-\infty, {g})
         | [{g}, \infty) | {g} less than {w} | {g} more than {w} | {g} fewer than {w} | {w} less than {g} | {w} more than {g} | {g} away from {w} | {g} short of {w}
         | {w} short of {g} | {g} below {w} | increase by {g} from {w} | {w} increased by {g} | {w} decreased by {g} | multiple of {g} | multiples of {g} | divisible by {g}
-        | a factor of {g} | the {g}th power of {w} | the sum of {g} and {w} | the product of {g} and {w} | closer to {g} than to {w} | rounds to {w}, not {g}
-        | x + {g} = {w} | {w} - x = {g} + 1000 | x \equiv {g} \pmod{{w}} or x = 0 | x \to {g} or {w} | \lim_{x \to {g}} x^{{w}} + x | even numbers except {g}"""),
+        | a factor of {g} | the {g}th power of {w} | the sum of {g} and {w} | closer to {g} than to {w} | rounds to {w}, not {g}
+        | x \equiv {g} \pmod{{w}} or x = 0 | x \to {g} or {w} | \lim_{x \to {g}} x^2 + x + 1 | even numbers except {g}"""),
     "no value": (NUMBER, r"""
         no solution, not {g} | undefined at {g} | \emptyset, or {g} | infinitely many, {g} among them | does not exist ({g} is excluded) | all real numbers except {g}
         | none, since {g} is extraneous | {g} solutions do not exist | cannot be {g}; undefined | no value, {g} fails | every number but {g} | \text{none}, {g}
