@@ -309,6 +309,12 @@ def units(gold: Gold, rng: Random) -> Iterator[Case]:
         yield Case("money", first.replace("{n}", text), f"{text} cm")
         if not any(first in same for same in _SAME_MONEY[:1]):
             yield Case("money", first.replace("{n}", text), f"{bare}{text}")
+        for more in ("M", "k", "B", " million", " billion", " thousand", "K", "万", " cents", " Millionen"):
+            yield Case("money", f"\\${text}", f"\\${text}{more}")
+            if more.strip() in ("M", "million", "billion", "B"):
+                yield Case("money", f"\\${text}{more}", f"\\${text}")
+        for more in ("‰", " basis points", " permil", " per mille"):
+            yield Case("money", f"{text}\\%", f"{text}{more}")
         yield Case("money", f"{text} {rng.choice(_UNITS[:10])}", f"{bare}{text}")
         yield Case("money", f"{text} {rng.choice(_UNITS[:10])}", f"\\${text}")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from tests.rewards.false_accepts import dressed, numbers, others, shapes
+from tests.rewards.false_accepts import dressed, numbers, others, phrased, shapes
 from tests.rewards.false_accepts.cases import FORMS, WHOLE, Case, Gold, Mutation
 from tests.rewards.false_accepts.crosses import crosses, may_be_equal
 from tests.rewards.false_accepts.words import TABLES, worded
@@ -27,6 +27,7 @@ def mutations(golds: list[Gold]) -> dict[str, Mutation]:
         **dressed.families([gold.text for gold in golds]),
         **dressed.MUTATIONS,
         **numbers.MUTATIONS,
+        **phrased.MUTATIONS,
         **others.MUTATIONS,
     }
 
