@@ -30,6 +30,28 @@ FORMS = ("<answer>{}</answer>", "<answer>\\boxed{{}}</answer>", "So \\boxed{{}}.
 WHOLE = "{}"
 
 
+def _plain(style: Callable[[str], str]) -> Callable[[str], str]:
+    """A style for answers without LaTeX; others stay."""
+    return lambda text: text if set(text) & set("\\\\${}^_") else style(text)
+
+
+#: Other letters, spaces and mark-up for the same words.
+STYLES: tuple[Callable[[str], str], ...] = (
+    _plain(str.upper),
+    _plain(lambda text: text[:1].upper() + text[1:]),
+    _plain(lambda text: f"\\text{{{text}}}"),
+    _plain(lambda text: f"\\textbf{{{text}}}"),
+    _plain(lambda text: f"\\mathrm{{{text}}}"),
+    _plain(lambda text: f"${text}$"),
+    _plain(lambda text: text.replace(" ", "~")),
+    _plain(lambda text: text.replace(" ", "  ")),
+    _plain(lambda text: text.replace(" ", "\n", 1)),
+    _plain(lambda text: re.sub(r"(?<![a-z])([a-z]{2,})(?![a-z])", r"\\text{ \1 }", text)),
+    _plain(lambda text: re.sub(r"(?<![a-z])([a-z]{2,})(?![a-z])", r"**\1**", text, count=1)),
+    lambda text: f"({text})",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """A pair that must not be paid. `kind` names the mutation; `form` is how the reply holds the answer (FORMS)."""
@@ -92,8 +114,8 @@ def written(value: Fraction) -> str:
 
 
 def other_number(value: Fraction, rng: Random) -> int:
-    """A whole number from 2 to 97 that is neither the value nor its negative, nor twice that ("7 less than 14" is 7)."""
+    """A whole number from 2 to 97, at least 1 away from the value's size and from twice that: 10 rounds 9.7, and 7 less than 14 is 7."""
     while True:
         found = rng.randint(2, 97)
-        if found not in (abs(value), 2 * abs(value)):
+        if abs(found - abs(value)) >= 1 and abs(found - 2 * abs(value)) >= 1:
             return found

@@ -87,7 +87,7 @@ def notation(gold: Gold, rng: Random) -> Iterator[Case]:
     if value.denominator > 1:
         found += [f"{text.replace('.', ',')}5", text.replace(".", "")]
         first, rest = text.split(".")
-        found.append(f"{first}.{rest[:-1]}\\overline{{{int(rest[-1]) + 10}}}")
+        found.append(f"{first}.{rest[:-1]}\\overline{{{(int(rest[-1]) + 5) % 10}}}")
         found.append(f"{int(first) + 1}.{rest}")
     for answer in found:
         if plain_number(answer) != value:

@@ -26,7 +26,7 @@ _LETTER_HEDGED = r"""maybe {A} | {A} maybe | perhaps {A} | possibly {A} | {A} or
     | {B}, not {A} | {B} rather than {A} | {B} instead of {A} | not {A} but {B} | {A} is wrong, {B} is right | {B} is right, {A} is wrong | {B} beats {A} | {A} und {B}
     | {A} oder {B} | {A} o {B} | {A} y {B} | {A} ou {B} | {A}或{B} | {A}和{B} | 可能是{A} | 也许{A} | vielleicht {A} | tal vez {A} | peut-être {A} | {A}、{B} | {A} или {B} | {A}またはは{B}
     | {A} {B} | ({A})({B}) | {A}; {B} | {A}\n{B} | {A} & {B} | {A} + {B} | {A} to {B} | {A}-{B} | {A} and not {B} or both | {A} over {B}? | both {A} and {B} | neither {A} nor {B}
-    | ({A}) or perhaps ({B}) | {A}. or {B}. | ({A}), (2) | {A}. I am not sure | ({A}) I doubt it | {A}, though it may be {B} | {A} then {B} | first {A}, then {B} | {A} → {B}
+    | ({A}) or perhaps ({B}) | {A}. or {B}. | ({A}), (97) | {A}. I am not sure | ({A}) I doubt it | {A}, though it may be {B} | {A} then {B} | first {A}, then {B} | {A} → {B}
     | {B} ({A}) | {A} = {B} | {A}, but {B} is better | I think {B}, not {A} | {A} seems right but it is {B} | {B} | ({B}) | {B}. | option {B} | The answer is {B} | 选{B} | 答案是{B}
     | \text{{B}} | \textbf{({B})} | {B}) | [{B}] | {B} is correct | 答案选{B} | Respuesta: {B} | Antwort: {B}"""
 _LETTER_WITH_TEXT = (

@@ -8,13 +8,17 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from tests.rewards.false_accepts import dressed, numbers, others, phrased, shapes
-from tests.rewards.false_accepts.cases import FORMS, WHOLE, Case, Gold, Mutation
+from tests.rewards.false_accepts.cases import FORMS, STYLES, WHOLE, Case, Gold, Mutation
 from tests.rewards.false_accepts.crosses import crosses, may_be_equal
 from tests.rewards.false_accepts.words import TABLES, worded
 
 #: What a search is made of. A share of all pairs are crosses.
 _CROSSES = 0.3
 _PLENTY = 4
+#: Kinds whose answers another letter or another space could make right: m and M, a gap in a number.
+_AS_WRITTEN = frozenset(
+    {"crosses", "letters", "notation", "units", "conversions", "money", "words and names", *shapes.MUTATIONS}
+)
 #: A verifier under test: whether it pays a case.
 Pays = Callable[[Case], bool]
 
@@ -57,9 +61,12 @@ def generate(golds: Iterable[Gold], pairs: int, seed: int) -> list[Case]:
 
 
 def _formed(case: Case, rng: Random) -> Case:
-    """Half of the cases as a bare answer, the others in a box or in a sentence; words and places stay bare."""
-    bare = case.form == WHOLE or case.verifier in ("text", "boxes") or rng.random() < 0.5
-    return case if bare else replace(case, form=rng.choice(FORMS))
+    """Half of the cases as a bare answer, the others in a box or in a sentence, some in other letters; words and places stay bare."""
+    if case.form == WHOLE or case.verifier in ("text", "boxes") or rng.random() < 0.5:
+        return case
+    styled = case.kind not in _AS_WRITTEN and rng.random() < 0.4
+    answer = rng.choice(STYLES)(case.answer) if styled else case.answer
+    return replace(case, answer=answer, form=rng.choice(FORMS))
 
 
 def _made(mutate: Mutation, golds: list[Gold], share: int, rng: Random) -> Iterator[Case]:

@@ -1,6 +1,6 @@
 r"""Words that make a right answer wrong: denials, hedges, second values, ranges, multipliers, in several languages.
 
-Every phrase holds the gold ({g}), most a second number ({w}: from 2 to 97, neither the gold nor its negative nor twice that).
+Every phrase holds the gold ({g}), most a second number ({w}: from 2 to 97, at least 1 away from the gold's size and from twice that).
 The condition beside a table says for which golds its phrases are wrong: "any" for denials and hedges, "number" for what could
 be true of a set, "nonzero" where 0 would stay 0, "large" where 1 would stay 1.
 """
@@ -54,7 +54,7 @@ TABLES: dict[str, tuple[str, str]] = {
         | {g} \neq {w} | {g} , {w} , 101 | {g} ({w}) | ({g}) ({w} + 1) , 3 | {g} x + {w} | x + {g} | {g} + x | x - {g} | {g}: {w}, 3 | {g} \text{ plus } {w}
         | {g} R {w} | {g} remainder {w} | {g} r {w} | {g} \text{ R } {w} | {g} h {w} min | {g} ft {w} in | {g} + {w} i | {g} i + {w} | {g} + \sqrt{{w}}
         | {g}, y={w} | x={g}, y={w} | \begin{pmatrix} {g} \\ {w} \end{pmatrix} | {g} \text{ remainder } {w} | {g} hours {w} minutes | {g} and {w}/100
-        | {g} with remainder {w} | {g} \ldots {w} | {g} = {w} = {g} | {g} = x = {w} | {g} \equiv {w} | {g} \approx {w}.5 | {g} plus or minus {w}"""),
+        | {g} with remainder {w} | {g} \ldots {w} | {g} = {w} = {g} | {g} = x = {w} | {g} \equiv {w} | {g} plus or minus {w}"""),
     "multiplied": (NONZERO, r"""
         {g} dozen | {g} hundred | {g} thousand | {g} million | {g} billion | {g} trillion | {g} score | {g} gross | {g} lakh | {g} crore | {g}k | half of {g}
         | twice {g} | double {g} | triple {g} | negative {g} | minus {g} | {g} thirds | {g} fifths | {g} tenths | {g} hundredths | half {g} | {g} \text{ million}
