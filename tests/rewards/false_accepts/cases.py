@@ -46,8 +46,8 @@ STYLES: tuple[Callable[[str], str], ...] = (
     _plain(lambda text: text.replace(" ", "~")),
     _plain(lambda text: text.replace(" ", "  ")),
     _plain(lambda text: text.replace(" ", "\n", 1)),
-    _plain(lambda text: re.sub(r"(?<![a-z])([a-z]{2,})(?![a-z])", r"\\text{ \1 }", text)),
-    _plain(lambda text: re.sub(r"(?<![a-z])([a-z]{2,})(?![a-z])", r"**\1**", text, count=1)),
+    _plain(lambda text: re.sub(r"(?<![a-zA-Z'])([a-z]{2,})(?![a-zA-Z'])", r"\\text{ \1 }", text)),
+    _plain(lambda text: re.sub(r"(?<![a-zA-Z'])([a-z]{2,})(?![a-zA-Z'])", r"**\1**", text, count=1)),
     lambda text: f"({text})",
 )
 

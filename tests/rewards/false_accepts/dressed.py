@@ -161,6 +161,10 @@ def assigned(a: int, b: int, rng: Random) -> Iterator[tuple[str, str]]:
         yield first, f"{first}{join}z={a + b}"
         yield first, f"{p}={a}{join}{q}={b + 1}"
         yield first, f"{p}={a} or {q}={b + 1}"
+    yield f"({a},{b})", f"{p}={a} or {q}={b}"
+    yield f"({a},{b})", f"{p}={a} or {b}"
+    yield f"f(x)={a}x+{b}", f"f(y)={a}x+{b}"
+    yield f"f(x)={a}x+{b}", f"f(x)={a}y+{b}"
     yield f"{q}={a}, {p}={b}", f"{b}, {a}"
     if (p, q) != ("x", "y"):  # a pair in brackets is a point, whose order is x, y
         yield f"{q}={a}, {p}={b}", f"({b}, {a})"

@@ -12,7 +12,7 @@ from tests.rewards.false_accepts.words import LARGE, TABLES, answers
 
 #: {A} is the gold's letter, {B} another one, {a} and {b} the texts of their options.
 _LETTER_DENIED = r"""not {A} | {A} is wrong | {A} is incorrect | ({A}) is incorrect | {A}. is wrong | ({A}) cannot be right | {A} cannot be right | {A} is not correct
-    | {A}? No | {A} is false | anything but {A} | all but {A} | not ({A}) | {A}, no | {A} is not the answer | the answer is not {A} | {A} is excluded | never {A}
+    | {A}? No | {A} is false | anything but {A} | all but {A} | not ({A}) | {A}' | \bar{{A}} | {A}, no | {A} is not the answer | the answer is not {A} | {A} is excluded | never {A}
     | ({A}) is wrong | {A}: wrong | {A} - incorrect | {A}) is ruled out | ({A}) does not hold | {A}. does not work | {A}. Incorrect | ({A}) wrong
     | option {A} is wrong | Option {A} is incorrect | option ({A}) is not correct | it is not {A} | it can't be {A} | {A} is eliminated | ({A}) fails | {A} (rejected)
     | I reject {A} | except {A} | other than {A} | {A} isn't right | the correct answer isn't {A} | {A}. can be ruled out | \text{not } {A} | \neq {A} | \text{({A}) is wrong}
@@ -139,11 +139,12 @@ _SAID = r"""not {t} | {t} is wrong | maybe {t} | {t} or {u} | {u} | {t} and {u} 
     | {t} {t} | {t}s not | {t}less | not a {t} | opposite of {t} | {t}, no, {u} | {t} / {u} | almost {t} | {t} except {u} | {u} rather than {t} | {t}x | x{t}"""
 _YES = r"""{n} | {n}. | {n}, it is | {n}, it is not | {n}! | {y} and {n} | {y} or {n} | {y}/{n} | not {y} | {y} is wrong | maybe {y} | {y}, but {n} | {n}, not {y} | {y}, no, {n} | {y}? {n}
     | {y}... {n} | perhaps {y} | {y}, maybe | {y}, I doubt it | {n}: {y} is wrong | {y} is incorrect | it is not {y} | {y} {n} | {y}, or {n} | {y}, perhaps not | unsure, {y}
-    | {y} is not the answer | {y}, however not | 不是 | {y} would be wrong | {n}, the answer is not {y} | neither {y} nor {n} | {y}, that is false | {y}, this is incorrect | {y}, wrong"""
+    | {y} is not the answer | {y}, however not | 不是 | {y} would be wrong | {n}, the answer is not {y} | neither {y} nor {n} | {y}, that is false | {y}, this is incorrect | {y}, wrong | {y}, possibly | {y}, hardly | {y}, never | {y}, nope | {y}, nah
+    | {y}, it isn't | {y}, unless it rains | {y}, that is untrue | {y}, perhaps | {y}, probably | {y}, I guess, but {n}"""
 
 
 #: Behind a "no" these say no once more.
-_AFFIRMS_NO = re.compile(r"\{y\}[,.].*(?:false|incorrect|wrong|not)")
+_AFFIRMS_NO = re.compile(r"\{y\}[,.].*(?:false|incorrect|wrong|not|n't|never|hardly|nope|nah|untrue)")
 
 
 def texts(gold: Gold, rng: Random) -> Iterator[Case]:

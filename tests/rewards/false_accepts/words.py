@@ -62,7 +62,7 @@ TABLES: dict[str, tuple[str, str]] = {
         | {g} x | x{g} | {g}y | {g} \pi | {g} e | {g} i | {g} \times 10^{2} | {g} \cdot 10^{-1} | \frac{{g}}{{w}} | {w} \cdot {g} | -({g}) | -{g} | \pm {g}
         | \sqrt{2} \cdot {g} | 2x = {g} | x/2 = {g} | -x = {g} | {g} out of {w} | {g} in {w} | {g} per {w} | {g} for every {w} | {g} in every {w}
         | {g} : {w} | {g} of {w} | {w} of {g} | {w} times {g} | {g} by {w} | the negative of {g} | one half of {g} | the product of {g} and {w} | a third of {g} | twice {g}
-        | the opposite of {g} | {w}\% of {g} | {g} \mu | {g} n | {g}a | {g} ab | {g} xy | {g} doubled | {g} inverted | {g} reciprocal | {g} inverse | {g} negated | {g} quadrupled | {g} tenfold | {g} thousandfold | {g} dozens | {g} mega | {g} hundredfold | ten times {g} | {g} myriad"""),
+        | the opposite of {g} | {w}\% of {g} | {g} \mu | {g} n | {g}a | {g} ab | {g} xy | {g} doubled | {g} inverted | {g} reciprocal | {g} inverse | {g} negated | {g} quadrupled | {g} tenfold | {g} millionths | {g} twelfths | {g} sixteenths | {g} twentieths | {g} billionths | {g} ten-thousandths | {g} thousandfold | {g} dozens | {g} mega | {g} hundredfold | ten times {g} | {g} myriad"""),
     "inside a name": (NUMBER, r"""
         x_{{g}} | a_{{g}} | S_{{g}} | x^{{g}} | f({g}) | P({g}) | \angle {g} x | \sqrt[{{g}}]{x} | \log_{2} ({g} x + {w}) | \sum_{k=1}^{{g}} k^{{w}} + x | \frac{x}{{g}} + 1
         | C_{{g}} + {w} | x \in \{{g}, {w}\} | x \notin \{{g}\} | \mathbb{R} \setminus \{{g}\} | x \in [{g}, \infty) | \{x : x > {g}\} | \{x \mid x \neq {g}\} | (-\infty, {g})
