@@ -35,9 +35,10 @@ def _plain(style: Callable[[str], str]) -> Callable[[str], str]:
     return lambda text: text if set(text) & set("\\\\${}^_") else style(text)
 
 
+_LONE = re.compile(r"(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])")  # n is a letter, N a unit
 #: Other letters, spaces and mark-up for the same words.
 STYLES: tuple[Callable[[str], str], ...] = (
-    _plain(str.upper),
+    _plain(lambda text: text if _LONE.search(text) else text.upper()),
     _plain(lambda text: text[:1].upper() + text[1:]),
     _plain(lambda text: f"\\text{{{text}}}"),
     _plain(lambda text: f"\\textbf{{{text}}}"),

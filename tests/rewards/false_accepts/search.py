@@ -15,9 +15,19 @@ from tests.rewards.false_accepts.words import TABLES, worded
 #: What a search is made of. A share of all pairs are crosses.
 _CROSSES = 0.3
 _PLENTY = 4
-#: Kinds whose answers another letter or another space could make right: m and M, a gap in a number.
+#: Kinds whose answers another letter or another space could make right: m and M, a gap in a number, a pair in brackets.
 _AS_WRITTEN = frozenset(
-    {"crosses", "letters", "notation", "units", "conversions", "money", "words and names", *shapes.MUTATIONS}
+    {
+        "crosses",
+        "letters",
+        "notation",
+        "units",
+        "conversions",
+        "money",
+        "words and names",
+        "assignments",
+        *shapes.MUTATIONS,
+    }
 )
 #: A verifier under test: whether it pays a case.
 Pays = Callable[[Case], bool]
