@@ -5,6 +5,7 @@
 #   TORCH_INDEX  package index that torch is taken from     (default: the CPU builds, unless an NVIDIA driver is here)
 #   THREADS      CPU threads; part of what fixes a result   (default: 2)
 #   OUT          run folder of quickstart                   (default: runs/quickstart)
+#   DATA         JSONL files for search-false-accepts       (default: what benchmarks/false_accepts.py names)
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
@@ -27,7 +28,7 @@ PIP_DISTRIBUTED = $(BIN_DISTRIBUTED)/python -m pip --disable-pip-version-check
 export LMM_R1_THREADS = $(THREADS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-learning test-peers test-distributed lint format
+.PHONY: help quickstart test test-learning test-peers test-distributed search-false-accepts lint format
 
 help:
 	@echo "make quickstart   a multimodal model learns to reason: base -> FRE-Text -> MGT-Geo (results in $(OUT))"
@@ -35,6 +36,7 @@ help:
 	@echo "make test-learning  whole runs that must learn (minutes)"
 	@echo "make test-peers   our losses and advantages against those of TRL and verl (installs them)"
 	@echo "make test-distributed  engines and trainers in other processes, and vLLM, on this CPU (makes $(VENV_DISTRIBUTED) first: minutes, 4 GB)"
+	@echo "make search-false-accepts  240,000 wrong answers to the golds of the sets in DATA, none of which may be paid (minutes)"
 	@echo "make lint         ruff and mypy"
 	@echo "make format       let ruff rewrite the layout"
 
@@ -55,6 +57,9 @@ test-peers: $(VENV)/.installed-test
 # Elsewhere tests/distributed skips what needs Ray or vLLM; here an absent one fails.
 test-distributed: $(VENV_DISTRIBUTED)/.installed
 	LMM_R1_REQUIRE=ray,vllm OMP_NUM_THREADS=$(THREADS) $(BIN_DISTRIBUTED)/python -m pytest -q tests/distributed $(ARGS)
+
+search-false-accepts: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.false_accepts $(if $(DATA),--data "$(DATA)") --workers $(THREADS) $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
