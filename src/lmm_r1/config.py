@@ -168,12 +168,7 @@ class Reward(Knobs):
         "", description='"" = the one each problem names; else "module:function" or "http://host:port"'
     )
     limit_s: float = Field(1.0, gt=0, le=600, description="seconds a call of your own verifier may take")
-    workers: int = Field(
-        2,
-        ge=1,
-        le=64,
-        description="replies that your own verifier judges at a time: processes, or requests to a server",
-    )
+    workers: int = Field(2, ge=1, le=64, description="replies that your own verifier judges at a time")
     compat: Literal["none", "paper"] = Field("none", description='"paper": the released accuracy rule with its holes')
 
 
