@@ -37,7 +37,7 @@ _BEHIND = re.compile(
 )
 
 
-_SIGNS = {"\\$": "dollars", "€": "euros", "£": "sterling", "¥": "yen"}
+_SIGNS = {"\\$": "dollars", "€": "euros", "£": "sterling", "¥": "yenyuan"}
 _MONEY_BEFORE = re.compile(r"(\\\$|[€£¥])\s?\$?\s?\\boxed\s{0,4}\{$")
 #: Right before and right behind a box: not \boxed{7}, \boxed{7} is wrong, \boxed{5} or \boxed{7}.
 _DENIED_BEFORE = re.compile(
@@ -107,7 +107,7 @@ def _last_span(text: str) -> tuple[int, int] | None:
 
 def _from_box(text: str) -> Extracted | None:
     """What the last box holds, with the unit beside it; "ambiguous" when the words beside it deny it or name another answer."""
-    found = _last_span(text) if "\\boxed" in text else None
+    found = _last_span(text)
     if found is None:
         return None
     start, end = found
@@ -127,8 +127,10 @@ def extract(reply: str) -> Extracted:
     text = outside_thoughts(reply)
     if text is None:
         return Extracted("", "no_answer")
-    text = _without_mentions(text)
     blocks = text.count(_ANSWER)
+    if blocks != 1 or _END not in text:
+        text = _without_mentions(text)
+        blocks = text.count(_ANSWER)
     if blocks > 1:
         return Extracted("", "ambiguous")
     if blocks:
@@ -136,7 +138,7 @@ def extract(reply: str) -> Extracted:
         text, closed, _ = rest.partition(_END)
         if not closed:
             return Extracted("", "no_answer")
-    boxed = _from_box(text)
+    boxed = _from_box(text) if "\\boxed" in text else None
     if boxed is not None:
         return boxed
     return _checked(text, "") if blocks else Extracted("", "no_answer")
@@ -144,8 +146,6 @@ def extract(reply: str) -> Extracted:
 
 def _without_mentions(text: str) -> str:
     """The reply with its tags spelled alike, and without those that it only speaks of: "in <answer> tags"."""
-    if text.count(_ANSWER) == 1 and _END in text:
-        return text
     if "answer" not in text:
         return text
     text = _SPACED_TAG.sub(r"<\1answer>", text)

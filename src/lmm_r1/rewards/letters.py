@@ -29,7 +29,7 @@ _LEADS = (
         re.IGNORECASE,
     ),
     re.compile(
-        r"^(?:(?:so|thus|hence|therefore),?\s)?(?:I(?:'d|\swould|\swill)?\s)?(?:choose|chose|pick|select|go\swith|going\swith|think(?:\sthat)?\s(?:it'?s|it\sis|the\s(?:correct\s)?answer\sis)|"
+        r"^(?:(?:so|thus|hence|therefore),?\s)?(?:I(?:'d|'ll|'m|\sam|\swould|\swill)?\s)?(?:choose|chose|pick|select|go\swith|going\swith|think(?:\sthat)?\s(?:it'?s|it\sis|the\s(?:correct\s)?answer\sis)|"
         r"believe(?:\sthat)?\s(?:it'?s|the\s(?:correct\s)?answer\sis)|it'?s|it\sis|that\sis|this\sis)\s(?:option\s|choice\s|letter\s|answer\s)?(?=[^\s\w]?\s?[A-Z](?![a-zA-Z]))",
         re.IGNORECASE,
     ),
@@ -120,6 +120,11 @@ def second_thought(rest: str) -> bool:
     if rest[:1].isupper() or not rest[:1].isalpha():
         return denies(rest) and rest[:1] not in "\\$" and not rest[:1].isupper()
     return _VERB.match(rest) is not None or denies(rest)
+
+
+def doubts(reason: str) -> bool:
+    """Whether a reason behind a letter denies something or names another letter."""
+    return denies(reason) or _OTHER_LETTER.search(reason) is not None
 
 
 def without_reason(text: str) -> str:

@@ -99,6 +99,8 @@ def judge(gold: str, answer: str) -> Verdict:
     golds = [reading for reading in read_golds if reading is not None]
     answer = last_line(answer)
     tidied = tidy(answer)
+    if "\\times" in tidied and any(isinstance(g, Several) and g.kind == "by" for g in golds):
+        tidied = tidied.replace("\\times", " by ")  # beside a size 4 by 6, 4 x 6 is one
     text = unframed(tidied)
     try:
         if canonical(text) == canonical(gold_text):

@@ -30,7 +30,7 @@ RELAXED = 0.05
 _ARTICLES = frozenset(("a", "an", "the"))
 #: Two-letter words whose case says nothing; other two letters may be symbols (Co and CO, Tt and tt).
 _SHORT = frozenset("no on in up go he we us me my is am an as at be by do if it of or so to".split())  # noqa: SIM905
-_SAID = re.compile(r"\s*(yes|no)\s*[,.;:!]", re.IGNORECASE)
+_SAID = re.compile(r"\s*(yes|no)(?:\s*[,.;:!]|\s-\s)", re.IGNORECASE)
 _TAKEN_BACK = frozenset(
     (
         "but",
@@ -94,7 +94,7 @@ def judge_text(gold: str, answer: str, metric: str = "exact") -> Verdict:
     found = words(answer)
     if not found:
         return Verdict(0.0, "unparsable_answer")
-    if answer.rstrip().endswith(("?", "？")) and not gold.rstrip().endswith("?"):
+    if answer.rstrip(" .!*\n").endswith(("?", "？")) and not gold.rstrip().endswith("?"):
         return Verdict(0.0, "wrong")  # a question is no answer
     if found == wanted:
         return Verdict(1.0, "correct")

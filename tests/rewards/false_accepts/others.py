@@ -58,7 +58,7 @@ def _apart(a: str, b: str) -> bool:
 
 
 def choices(gold: Gold, rng: Random) -> Iterator[Case]:
-    """An option letter denied, hedged, joined with another, or with the text of another option."""
+    """An option letter denied, hedged, or joined with another."""
     letter = stripped(gold.text).strip("()")
     if gold.verifier != "choice" or len(letter) != 1 or not "A" <= letter <= "H":
         return
@@ -72,8 +72,17 @@ def choices(gold: Gold, rng: Random) -> Iterator[Case]:
             yield Case(f"{kind}, without options", gold.text, answer, "choice")
             if gold.choices:
                 yield Case(kind, gold.text, answer, "choice", gold.choices)
-    if not gold.choices:
+
+
+def choice_texts(gold: Gold, _: Random) -> Iterator[Case]:
+    """An option letter with the text of another option: two claims."""
+    letter = stripped(gold.text).strip("()")
+    if gold.verifier != "choice" or not gold.choices or len(letter) != 1:
         return
+    count = min(len(gold.choices), 8)
+    if letter not in "ABCDEFGH"[:count]:
+        return
+    others = [c for c in "ABCDEFGH"[:count] if c != letter]
     here = gold.choices[ord(letter) - 65]
     for other in others:
         text = gold.choices[ord(other) - 65]
@@ -202,4 +211,10 @@ def _overlap(a: list[int], b: list[float]) -> Fraction:
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (c[2] - c[0]) * (c[3] - c[1]) - shared)
 
 
-MUTATIONS: dict[str, Mutation] = {"choices": choices, "numeric": numeric, "texts": texts, "boxes": boxes}
+MUTATIONS: dict[str, Mutation] = {
+    "choices": choices,
+    "choice texts": choice_texts,
+    "numeric": numeric,
+    "texts": texts,
+    "boxes": boxes,
+}
