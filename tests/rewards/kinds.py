@@ -88,6 +88,7 @@ WRONG: dict[str, list[Row]] = {
         ("2.5-4.5", ["2.5 to 4.5", "2.5–4.5"], ["-2", "4.5-2.5", "3.5-5.5"]), ("15-25 cm", ["15 to 25 cm", "15 cm - 25 cm"], ["-10 cm", "5-15 cm", "15-25 kg"]),
         ("5\\%-15\\%", ["5% to 15%", "5-15%", "5%~15%"], ["15%-5%", "-10%", "5%-16%"]), ("2-7i", ["2-7i"], ["2 to 7"]), ("10200", ["10~200"], ["10 ~ 200", "10~20"]),
     ],
+    "all or nothing": [("(-\\infty,4) \\cup (4,\\infty)", ["x \\ne 4"], ["(-\\infty,4) \\cup (4,\\infty) or no solution"]), ("3, 8", ["8, 3"], ["3, 8, no solution", "3 or no solution"])],
     "alternatives of assignments": [
         ("p=4, q=7", ["q=7, p=4", "p=4 and q=7"], ["p=4 or q=7"]), ("p=4 or q=7", ["q=7 or p=4"], ["p=7 or q=4", "p=4, q=7"]), ("z=4 or z=7", ["z=7, 4", "4, 7", "z_1=4, z_2=7"], ["z=4"]),
     ],
@@ -110,7 +111,16 @@ BOXED: list[tuple[str, str, bool]] = [
     ("8 cm", "\\boxed{8} cm", True), ("8 cm", "\\boxed{8}", True), ("8 cm", "\\boxed{8} mm", False), ("8 cm", "$\\boxed{8}$ m.", False), ("8 cm", "\\boxed{8}\\text{ kg}", False),
     ("8 cm", "\\boxed{80} mm", True), ("8 cm", "<answer>\\boxed{8} km</answer>", False), ("8 hours", "It takes \\boxed{8} minutes.", False), ("8 hours", "It takes \\boxed{8} hours.", True),
     ("8", "\\boxed{8} cm", True), ("8", "\\boxed{8} is what we wanted", True), ("8\\%", "\\boxed{8} cm", False), ("8^\\circ", "\\boxed{8}^\\circ", True), ("8^\\circ", "\\boxed{8} cm", False),
-    ("8 m", "\\boxed{8} in total, as m is fixed.", True), ("8 cm^2", "\\boxed{8}\\text{ cm}^3", False), ("8 cm^2", "\\boxed{8}\\text{ cm}^2", True),
+    ("8 m", "\\boxed{8} in total, as m is fixed.", True),
+    *[("9", text, False) for text in (
+        "It can't be \\boxed{9}.", "Is it \\boxed{9}?", "I doubt that \\boxed{9}", "maybe \\boxed{9}", "more than $\\boxed{9}$", "less than \\boxed{9}", "The wrong answer is \\boxed{9}", "x > \\boxed{9}", "no es \\boxed{9}",
+        "\\boxed{9} (incorrect)", "\\boxed{9} — no, 8.", "\\boxed{9} — wait, 8", "\\boxed{9}ではない", "\\boxed{9}이 아니다", "\\cancel{\\boxed{9}}", "-\\boxed{9}", "2\\boxed{9}", "\\boxed{9}0", "\\boxed{9}.5", "\\boxed{9}^2",
+        "\\boxed{9} + 1", "\\boxed{9}/4", "\\boxed{9} \\times 10^3", "\\sqrt{\\boxed{9}}", "\\frac{1}{\\boxed{9}}", "\\boxed{9} thousand", "\\boxed{9} million people", "\\boxed{9} dozen", "\\boxed{9}万")],
+    *[("9", text, True) for text in (
+        "**\\boxed{9}**", "*\\boxed{9}*", "- \\boxed{9}", "- $\\boxed{9}$", "=> \\boxed{9}", "Step 2 \\boxed{9}", "4 + 5 = \\boxed{9}", "$x=\\boxed{9}$", "4 + \\boxed{9} = 13", "\\boxed{9} + 4 = 13", "\\boxed{9} = 3^2", "\\boxed{9} - since 4+5=9",
+        "You need at least \\boxed{9} socks.", "There are more apples than pears, so \\boxed{9}.", "\\boxed{9}, not 8.", "\\boxed{9}!", "**Final Answer**\n\\boxed{9}", "1. \\boxed{9}", "\\Rightarrow\\boxed{9}", "No other value works, so \\boxed{9}.")],
+    *[("8 cm", text, False) for text in ("\\boxed{8} square cm", "**\\boxed{8}** m", "\\boxed{8} (m)", "\\boxed{8} in meters", "\\boxed{8} metres in length")],
+    *[("8 cm", text, True) for text in ("**\\boxed{8}** cm", "\\boxed{8} (cm)", "\\boxed{8} in total", "\\boxed{8} centimetres in length", "\\boxed{80} mm in length")], ("8 million", "\\boxed{8} million people", True), ("8 cm^2", "\\boxed{8}\\text{ cm}^3", False), ("8 cm^2", "\\boxed{8}\\text{ cm}^2", True),
 ]  # fmt: skip
 
 RIGHT: dict[str, list[Row]] = {
@@ -165,7 +175,7 @@ RIGHT: dict[str, list[Row]] = {
     ],
     "quotients": [
         ("14 R 5", ["14 余 5", "14 r5", "14 Rest 5", "14 reste 5", "14 resto 5", "quotient 14, remainder 5", "quotient 14 and remainder 5", "14 remainder of 5", "商14余5", "14......5"], ["5 余 14", "14 余 6", "7 Rest 10", "70", "14", "quotient 5, remainder 14"]),
-        ("14余5", ["14 R 5"], ["5 R 14", "7余10"]),
+        ("14 R 5", ["商是14，余数是5"], ["商是5，余数是14"]), ("14余5", ["14 R 5"], ["5 R 14", "7余10"]),
     ],
     "measures in other languages": [
         ("4 小时 15 分", ["4 h 15 min", "4小时15分钟", "255 min", "4시간 15분", "4 horas 15 minutos"], ["15 小时 4 分", "3 小时 20 分", "4 h 15 s", "60"]), ("2 h 3 min 9 s", ["2小时3分9秒"], ["3小时2分9秒", "2小时9分3秒"]),
@@ -209,7 +219,7 @@ CHOICE: list[tuple[tuple[str, ...], str, list[str], list[str]]] = [
     (("21", "28", "35", "42"), "B",
      ["B, because 4*7=28", "B because 4 times 7 is 28", "B since it is even", "I'll go with B", "(B. 28)", "'B'", "\"B\"", "`B`", "*B*", "“B”"],
      ["(A. 28)", "(B. 35)", "答案是(A. 28)", "A, because it is 28", "B, because it is 35", "B because A or C", "B'", "B′", "B*", "B^\\prime", "~B", "B\"", "The answer is B'.", "(B)'"]),
-    (("(A)", "(B)", "(C)", "(D)", "(E)"), "D", ["D", "(D)", "D."], ["D'", "(D)'", "D*", "D''", "(E)"]), (("A", "A'", "B"), "B", ["A'", "B"], ["A", "B'"]), ((), "D", ["D", "'D'"], ["D'", "D\"", "~D", "D*"]),
+    (("(A)", "(B)", "(C)", "(D)", "(E)"), "D", ["D", "(D)", "D."], ["D'", "(D)'", "D*", "D''", "(E)"]), (("A", "A'", "B"), "B", ["A'", "B"], ["A", "B'"]), ((), "D", ["D", "'D'"], ["D'", "D\"", "~D", "D*", "\\text{D'}."]),
     (("0", "4", "9"), "A", ["0", "A", "A. 0"], ["0 or 4", "0 and 9", "not 0", "4 or 0", "0 or 9"]),
 ]  # fmt: skip
 

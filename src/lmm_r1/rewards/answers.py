@@ -152,10 +152,12 @@ def _read(text: str) -> Answer:
             return Several("ne", tuple(excluded))
         if isinstance(first, Named) and all(isinstance(i, Value) for i in items[1:]):  # x = 1, 2
             items = (first, *(Named(first.name, i) for i in items[1:] if isinstance(i, Value)))
+        if _NOTHING in items:
+            return Opaque(canonical(text))  # all of it, or nothing
         if not _ALTERNATIVES.search(text):
             return Several("list", items)
-        names = {i.name.partition("_")[0] for i in items if isinstance(i, Named)}
-        return Several("or" if len(names) == len(items) else "set", items)  # a = 2 or b = 3 does not say both
+        told = {i.name.partition("_")[0] for i in items if isinstance(i, Named)}
+        return Several("or" if len(told) == len(items) else "set", items)  # a = 2 or b = 3 does not say both
     text = parts[0].strip() if parts else text
     if "\\pm" in text and text.count("\\pm") == 1:
         before, _, after = text.partition("\\pm")
@@ -344,7 +346,7 @@ def _item(text: str) -> Answer:
             return opaque if "=" in text.replace("<=", "").replace(">=", "") else inequality(text) or opaque
         if (about := _approximated(text)) is not None:
             return about
-        about = _ABOUT.search(text) is not None
+        nearly = _ABOUT.search(text) is not None
         text = _ABOUT.sub("=", text).strip().removeprefix("=")
         name, _, told = text.partition("=")
         if _RATIO_NAME.fullmatch(name.strip()):  # AB:BC = 10:3
@@ -365,7 +367,7 @@ def _item(text: str) -> Answer:
             own = sides[0] in values[-1].parsed.value.symbols  # x = x names nothing
             if denies(_NAMED_POINTS.sub("", sides[0])) or own or not same:
                 return opaque
-            if about and ("+" in sides[0] or values[-1].parsed.value.symbols - CONSTANTS):
+            if nearly and ("+" in sides[0] or values[-1].parsed.value.symbols - CONSTANTS):
                 return opaque  # y is nearly 2x: another relation than y = 2x
             return Named(canonical(sides[0]), values[-1])
         values = [read_value(side) for side in sides]
@@ -373,7 +375,7 @@ def _item(text: str) -> Answer:
             # 5+2 = 7 answers 7, 5 = 4 nothing
             same = all(equal_values(v.parsed.value, values[-1].parsed.value) for v in values)
             return values[-1] if same and len(set(sides)) == len(sides) else opaque
-        if len(sides) > 2 or about:
+        if len(sides) > 2 or nearly:
             return opaque
         difference = minus(values[0].parsed.value, values[1].parsed.value)
         return Equation(difference) if difference.symbols - CONSTANTS else opaque

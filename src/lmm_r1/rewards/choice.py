@@ -26,6 +26,7 @@ _LETTER_A = re.compile(r"\W*A\s?[.:;,)\]]")
 _ENCLOSED = re.compile(r"[(\[]\s?([A-Za-z]\s?[.:,]\s?[^()\[\]]+)[)\]]")
 #: A. 10, C. 14
 _NEXT = re.compile(r"(?:\s?[,;]\s?(?:and\s)?|\sand\s|\s)(?=\(?[A-Z]\s?[).:]\s?\S)")
+_SET = re.compile(r"\\(?:text|mathrm|textbf|mathbf|boxed|textit)\s?\{|[{}$]")
 _QUOTES = ("''", '""', "“”", "‘’", "``", "**")
 _MARKS = "'′″\"*`’”~"
 _MARK_BEHIND = re.compile(
@@ -47,7 +48,7 @@ def _marked(answer: str, options: Sequence[str]) -> bool:
         return False
     if found.re is _MARK_BEHIND and found.group(2)[0] in answer[: found.start(1)]:
         return False
-    return letters(unled(_bare(answer[: found.start()] + found.group(1)))) is not None
+    return letters(unled(_bare(_SET.sub("", answer[: found.start()]) + found.group(1)))) is not None
 
 
 def _fits(option: str, text: str) -> bool:
@@ -82,6 +83,8 @@ def judge_choice(gold: str, answer: str, choices: Sequence[str] | None) -> Verdi
     if answer[:1] + answer[-1:] in _QUOTES and len(answer) > 2:
         answer = answer[1:-1]
     text = _bare(last_line(answer))
+    if answer.rstrip(" .!*\n").endswith(("?", "？")) and not any("?" in option for option in options):
+        return Verdict(0.0, "ambiguous")
     if len(answer) < 200 and _marked(answer, options):
         return WRONG
     plain = _bare(answer)

@@ -39,7 +39,7 @@ _LEADS = (
     re.compile(r"^(?:综上|綜上|因此|所以|故|于是|於是|よって|したがって|따라서),?\s?(?=\S)"),
 )
 _TAILS = re.compile(
-    r"\s?(?:(?:is|are)\s(?:the|our|my|a)?\s?(?:(?:final|correct|right|best|only)\s?)*(?:answers?|options?|choices?|one|ones)?|(?:项|項)?(?:正确|正確|是正确答案|是正確答案)|です|입니다|이다|だ)[.。!]?$",
+    r"\s?(?:(?:is|are)\s(?:the|our|my|a)?\s?(?:(?:final|correct|right|best|only)\s?)*(?:answers?|options?|choices?|one|ones)?|选项|選項|项|項|(?:项|項)?(?:正确|正確|是正确答案|是正確答案)|です|입니다|이다|だ)[.。!]?$",
     re.IGNORECASE,
 )
 _IS_RIGHT = re.compile(

@@ -37,7 +37,7 @@ _JOINTS = {
     "out of": r"out of every|out of|in every|of every|in",
     "per": r"per|for every|for each",
     "times": r"times",
-    "remainder": r"R|r|[Rr]este?|resto|rem\.?|(?:and )?(?:with )?(?:an? |the )?remainder(?: of| is)?|with (?:a )?rem\.?(?: of)?|余数?|餘數?|\.{6}",
+    "remainder": r"R|r|[Rr]este?|resto|rem\.?|(?:and )?(?:with )?(?:an? |the )?remainder(?: of| is)?|with (?:a )?rem\.?(?: of)?|[余餘][数數]?(?:是|为|為)?|\.{6}",
     "between": r"and|to",
 }
 _JOINT = {

@@ -29,7 +29,7 @@ _ANSWER = re.compile(
     re.IGNORECASE,
 )
 _ONLY_SIGN = re.compile(
-    rf"^(?:\\(?:therefore|Rightarrow|implies|Longrightarrow)(?![a-zA-Z])|{MARK}?(?:so|thus|hence|therefore){KRAM}?,)\s?(?=.)",
+    rf"^(?:#{{2,4}}\s|\\(?:therefore|Rightarrow|implies|Longrightarrow)(?![a-zA-Z])|{MARK}?(?:so|thus|hence|therefore){KRAM}?,)\s?(?=.)",
     re.IGNORECASE,
 )
 _CHINESE = re.compile(

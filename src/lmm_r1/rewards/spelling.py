@@ -57,6 +57,7 @@ _SPELLING = str.maketrans(
         "′": "'",
         "，": ",",
         "≡": "\\equiv ",
+        "∴": "\\therefore ",
     }
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u200b-\u200f\u2060\ufeff]")

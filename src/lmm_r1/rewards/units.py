@@ -305,4 +305,10 @@ def is_measure(written: str) -> bool:
     )
 
 
+def is_scale(word: str) -> bool:
+    """Whether a word multiplies the number before it."""
+    return word in _SCALES
+
+
+_SCALES = frozenset("thousand million billion trillion dozen hundred 万 萬 亿 億".split())  # noqa: SIM905
 _WRAPPED = re.compile(r"\\(?:text|mathrm|rm|textrm)\s?\{\s?([^{}]*?)\s?\}")
