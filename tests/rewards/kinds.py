@@ -217,8 +217,8 @@ CHOICE: list[tuple[tuple[str, ...], str, list[str], list[str]]] = [
     (("Yes", "No"), "A", ["A. Yes, because the angles are equal", "Yes", "A. Yes", "A"], ["B. No, because the angles differ", "A. No, because they differ", "Yes or no", "B"]),
     (("4", "5"), "A", ["A. 4", "(A) 4"], ["(A), (4)", "(A), (5)", "(A) (B)"]),
     (("21", "28", "35", "42"), "B",
-     ["B, because 4*7=28", "B because 4 times 7 is 28", "B since it is even", "I'll go with B", "(B. 28)", "'B'", "\"B\"", "`B`", "*B*", "“B”"],
-     ["(A. 28)", "(B. 35)", "答案是(A. 28)", "A, because it is 28", "B, because it is 35", "B because A or C", "B'", "B′", "B*", "B^\\prime", "~B", "B\"", "The answer is B'.", "(B)'"]),
+     ["B, because 4*7=28", "B because 4 times 7 is 28", "B since it is even", "I'll go with B", "(B. 28)", "B = 28", "B选项", "'B'", "\"B\"", "`B`", "*B*", "“B”"],
+     ["(A. 28)", "(B. 35)", "答案是(A. 28)", "C = 28", "B = 35", "28?", "A, because it is 28", "B, because it is 35", "B because A or C", "B'", "B′", "B*", "B^\\prime", "~B", "B\"", "The answer is B'.", "(B)'"]),
     (("(A)", "(B)", "(C)", "(D)", "(E)"), "D", ["D", "(D)", "D."], ["D'", "(D)'", "D*", "D''", "(E)"]), (("A", "A'", "B"), "B", ["A'", "B"], ["A", "B'"]), ((), "D", ["D", "'D'"], ["D'", "D\"", "~D", "D*", "\\text{D'}."]),
     (("0", "4", "9"), "A", ["0", "A", "A. 0"], ["0 or 4", "0 and 9", "not 0", "4 or 0", "0 or 9"]),
 ]  # fmt: skip

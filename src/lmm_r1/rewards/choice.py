@@ -27,6 +27,7 @@ _ENCLOSED = re.compile(r"[(\[]\s?([A-Za-z]\s?[.:,]\s?[^()\[\]]+)[)\]]")
 #: A. 10, C. 14
 _NEXT = re.compile(r"(?:\s?[,;]\s?(?:and\s)?|\sand\s|\s)(?=\(?[A-Z]\s?[).:]\s?\S)")
 _SET = re.compile(r"\\(?:text|mathrm|textbf|mathbf|boxed|textit)\s?\{|[{}$]")
+_EQUALS = re.compile(r"([A-J])\s?=\s?(\S.*)")  # C = 4 cm
 _QUOTES = ("''", '""', "“”", "‘’", "``", "**")
 _MARKS = "'′″\"*`’”~"
 _MARK_BEHIND = re.compile(
@@ -106,6 +107,8 @@ def judge_choice(gold: str, answer: str, choices: Sequence[str] | None) -> Verdi
     match = _WITH_TEXT.fullmatch(text)
     if match:
         return _with_text(match, wanted, options)
+    if (named := _EQUALS.fullmatch(text)) and options and not any("=" in option for option in options):
+        return RIGHT if wanted == {named[1]} and _agrees(named[1], named[2], options) else WRONG
     if by_text := _by_text(options, text):
         return _decide(wanted, by_text)
     at_end = concluded(plain)

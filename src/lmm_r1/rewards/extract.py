@@ -97,6 +97,8 @@ def _from_box(text: str) -> Extracted | None:
     if found is None:
         return None
     start, end = found
+    if text[:start].lstrip() == "\\boxed{" and not text[end + 1 :].strip():
+        return _checked(text[start:end], "")  # nothing beside it
     before, inside, behind = text[max(0, start - 60) : start], text[start:end], text[end + 1 : end + 61]
     if spoiled(before, inside, behind):
         return Extracted("", "ambiguous")
