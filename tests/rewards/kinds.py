@@ -118,7 +118,7 @@ BOXED: list[tuple[str, str, bool]] = [
         "\\boxed{9} + 1", "\\boxed{9}/4", "\\boxed{9} \\times 10^3", "\\sqrt{\\boxed{9}}", "\\frac{1}{\\boxed{9}}", "\\boxed{9} thousand", "\\boxed{9} million people", "\\boxed{9} dozen", "\\boxed{9}万")],
     *[("9", text, True) for text in (
         "**\\boxed{9}**", "*\\boxed{9}*", "- \\boxed{9}", "- $\\boxed{9}$", "=> \\boxed{9}", "Step 2 \\boxed{9}", "4 + 5 = \\boxed{9}", "$x=\\boxed{9}$", "4 + \\boxed{9} = 13", "\\boxed{9} + 4 = 13", "\\boxed{9} = 3^2", "\\boxed{9} - since 4+5=9",
-        "You need at least \\boxed{9} socks.", "There are more apples than pears, so \\boxed{9}.", "\\boxed{9}, not 8.", "\\boxed{9}!", "**Final Answer**\n\\boxed{9}", "1. \\boxed{9}", "\\Rightarrow\\boxed{9}", "No other value works, so \\boxed{9}.")],
+        "You need at least \\boxed{9} socks.", "There are more apples than pears, so \\boxed{9}.", "\\boxed{9}, not 8.", "\\boxed{9}\n- 4 and 5 add up", "It is not 8. \\boxed{9}", "Is it 8? No: \\boxed{9}", "\\boxed{9}!", "**Final Answer**\n\\boxed{9}", "1. \\boxed{9}", "\\Rightarrow\\boxed{9}", "No other value works, so \\boxed{9}.")],
     *[("8 cm", text, False) for text in ("\\boxed{8} square cm", "**\\boxed{8}** m", "\\boxed{8} (m)", "\\boxed{8} in meters", "\\boxed{8} metres in length")],
     *[("8 cm", text, True) for text in ("**\\boxed{8}** cm", "\\boxed{8} (cm)", "\\boxed{8} in total", "\\boxed{8} centimetres in length", "\\boxed{80} mm in length")], ("8 million", "\\boxed{8} million people", True), ("8 cm^2", "\\boxed{8}\\text{ cm}^3", False), ("8 cm^2", "\\boxed{8}\\text{ cm}^2", True),
 ]  # fmt: skip

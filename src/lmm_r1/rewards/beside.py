@@ -42,7 +42,7 @@ _DENIED_BEHIND = re.compile(
 )
 #: \boxed{8}0, \boxed{8}.5, \boxed{8}^2, \boxed{8} + 1
 _JOINED_BEHIND = re.compile(
-    r"\}?\$?(?:\d|\.\d|\s?\^\s?\{?(?:[-\d(a-z]|\\frac))|\s?\$?\s?(?:[+*/·×÷]|-|\\(?:times|cdot|div|pm|mp)(?![a-z])|[±])\s?\$?\s?(?:[-+(]?\d|\\(?:frac|sqrt|boxed|pi))"
+    r"\}?\$?(?:\d|\.\d| ?\^ ?\{?(?:[-\d(a-z]|\\frac))| ?\$? ?(?:[+*/·×÷]|-|\\(?:times|cdot|div|pm|mp)(?![a-z])|[±]) ?\$? ?(?:[-+(]?\d|\\(?:frac|sqrt|boxed|pi))"
 )
 _PRIMED = re.compile(r"\s?(?:['′]|\^\s?\{?\s?(?:\\prime|'))(?!\w)")
 
