@@ -26,7 +26,7 @@ _LETTER_A = re.compile(r"\W*A\s?[.:;,)\]]")
 _ENCLOSED = re.compile(r"[(\[]\s?([A-Za-z]\s?[.:,]\s?[^()\[\]]+)[)\]]")
 #: A. 10, C. 14
 _NEXT = re.compile(r"(?:\s?[,;]\s?(?:and\s)?|\sand\s|\s)(?=\(?[A-Z]\s?[).:]\s?\S)")
-_SET = re.compile(r"\\(?:text|mathrm|textbf|mathbf|boxed|textit)\s?\{|[{}$]")
+_SET = re.compile(r"\\(?:text|mathrm|textbf|mathbf|boxed|textit)\s?\{|[{}$*_]")
 _EQUALS = re.compile(r"([A-J])\s?=\s?(\S.*)")  # C = 4 cm
 _QUOTES = ("''", '""', "“”", "‘’", "``", "**")
 _MARKS = "'′″\"*`’”~"
