@@ -80,6 +80,22 @@ WRONG: dict[str, list[Row]] = {
         ("0.75", ["\\frac34"], ["\\frac{59}{79}", "\\frac{3}{4.01}"]), ("0.002", ["0.002"], ["\\frac{1}{600}"]), ("0.6", ["\\frac35"], ["\\frac{7}{11}"]),
         ("0.429", ["\\frac37"], ["\\frac{3}{8}"]), ("2.24", ["\\sqrt5"], ["\\sqrt6"]), ("16.67", ["\\frac{50}{3}"], ["\\frac{50}{4}"]),
     ],
+    "nearly": [
+        ("y=3x", ["y=3x", "3x"], ["y \\approx 3x", "y ≈ 3x"]), ("g(x)=x^2-1", ["x^2-1"], ["g(x) \\approx x^2-1"]), ("x+y=9", ["y=9-x"], ["x+y \\approx 9"]), ("x=7", ["x \\approx 7"], ["x \\approx 8"]),
+    ],
+    "dashes": [
+        ("20-35", ["20–35", "20 ~ 35", "20～35", "20 to 35", "20至35", "20到35", "20\\text{--}35", "between 20 and 35"], ["35-20", "20-36", "-15", "25-40", "4-7"]),
+        ("2.5-4.5", ["2.5 to 4.5", "2.5–4.5"], ["-2", "4.5-2.5", "3.5-5.5"]), ("15-25 cm", ["15 to 25 cm", "15 cm - 25 cm"], ["-10 cm", "5-15 cm", "15-25 kg"]),
+        ("5\\%-15\\%", ["5% to 15%", "5-15%", "5%~15%"], ["15%-5%", "-10%", "5%-16%"]), ("2-7i", ["2-7i"], ["2 to 7"]), ("10200", ["10~200"], ["10 ~ 200", "10~20"]),
+    ],
+    "all or nothing": [("(-\\infty,4) \\cup (4,\\infty)", ["x \\ne 4"], ["(-\\infty,4) \\cup (4,\\infty) or no solution"]), ("3, 8", ["8, 3"], ["3, 8, no solution", "3 or no solution"])],
+    "alternatives of assignments": [
+        ("p=4, q=7", ["q=7, p=4", "p=4 and q=7"], ["p=4 or q=7"]), ("p=4 or q=7", ["q=7 or p=4"], ["p=7 or q=4", "p=4, q=7"]), ("z=4 or z=7", ["z=7, 4", "4, 7", "z_1=4, z_2=7"], ["z=4"]),
+    ],
+    "money behind words": [
+        ("\\frac{-3}{71} inches", ["-3/71 inches"], ["答案是\\$\\frac{-3}{71}", "The result is \\$\\frac{-3}{71}."]), ("\\frac 37 mm", ["3/7 mm"], ["Therefore, it is \\$\\frac 37.", "答案是\\$\\frac37"]),
+        ("\\sqrt{11} cm", ["\\sqrt{11}"], ["It is \\$\\sqrt{11}."]), ("80 yuan", ["¥80", "80元", "￥80"], ["\\$80", "€80", "¥81"]), ("80円", ["¥80"], ["80元"]),
+    ],
     "words behind": [
         ("13", ["13 apples", "13 cm", "13 students", "13 square units", "13 people"],
          ["13 probably", "13 fails", "13 oder", "13 vielleicht", "13 tal vez", "13 peut-être", "13 millones", "13 Millionen", "13 lakh", "13 dozen", "13 guess", "13 denied",
@@ -95,7 +111,16 @@ BOXED: list[tuple[str, str, bool]] = [
     ("8 cm", "\\boxed{8} cm", True), ("8 cm", "\\boxed{8}", True), ("8 cm", "\\boxed{8} mm", False), ("8 cm", "$\\boxed{8}$ m.", False), ("8 cm", "\\boxed{8}\\text{ kg}", False),
     ("8 cm", "\\boxed{80} mm", True), ("8 cm", "<answer>\\boxed{8} km</answer>", False), ("8 hours", "It takes \\boxed{8} minutes.", False), ("8 hours", "It takes \\boxed{8} hours.", True),
     ("8", "\\boxed{8} cm", True), ("8", "\\boxed{8} is what we wanted", True), ("8\\%", "\\boxed{8} cm", False), ("8^\\circ", "\\boxed{8}^\\circ", True), ("8^\\circ", "\\boxed{8} cm", False),
-    ("8 m", "\\boxed{8} in total, as m is fixed.", True), ("8 cm^2", "\\boxed{8}\\text{ cm}^3", False), ("8 cm^2", "\\boxed{8}\\text{ cm}^2", True),
+    ("8 m", "\\boxed{8} in total, as m is fixed.", True),
+    *[("9", text, False) for text in (
+        "It can't be \\boxed{9}.", "Is it \\boxed{9}?", "I doubt that \\boxed{9}", "maybe \\boxed{9}", "more than $\\boxed{9}$", "less than \\boxed{9}", "The wrong answer is \\boxed{9}", "x > \\boxed{9}", "no es \\boxed{9}",
+        "\\boxed{9} (incorrect)", "\\boxed{9} — no, 8.", "\\boxed{9} — wait, 8", "\\boxed{9}ではない", "\\boxed{9}이 아니다", "\\cancel{\\boxed{9}}", "-\\boxed{9}", "2\\boxed{9}", "\\boxed{9}0", "\\boxed{9}.5", "\\boxed{9}^2",
+        "\\boxed{9} + 1", "\\boxed{9}/4", "\\boxed{9} \\times 10^3", "\\sqrt{\\boxed{9}}", "\\frac{1}{\\boxed{9}}", "\\boxed{9} thousand", "\\boxed{9} million people", "\\boxed{9} dozen", "\\boxed{9}万")],
+    *[("9", text, True) for text in (
+        "**\\boxed{9}**", "*\\boxed{9}*", "- \\boxed{9}", "- $\\boxed{9}$", "=> \\boxed{9}", "Step 2 \\boxed{9}", "4 + 5 = \\boxed{9}", "$x=\\boxed{9}$", "4 + \\boxed{9} = 13", "\\boxed{9} + 4 = 13", "\\boxed{9} = 3^2", "\\boxed{9} - since 4+5=9",
+        "You need at least \\boxed{9} socks.", "There are more apples than pears, so \\boxed{9}.", "\\boxed{9}, not 8.", "\\boxed{9}\n- 4 and 5 add up", "It is not 8. \\boxed{9}", "Is it 8? No: \\boxed{9}", "\\boxed{9}!", "**Final Answer**\n\\boxed{9}", "1. \\boxed{9}", "\\Rightarrow\\boxed{9}", "No other value works, so \\boxed{9}.")],
+    *[("8 cm", text, False) for text in ("\\boxed{8} square cm", "**\\boxed{8}** m", "\\boxed{8} (m)", "\\boxed{8} in meters", "\\boxed{8} metres in length")],
+    *[("8 cm", text, True) for text in ("**\\boxed{8}** cm", "\\boxed{8} (cm)", "\\boxed{8} in total", "\\boxed{8} centimetres in length", "\\boxed{80} mm in length")], ("8 million", "\\boxed{8} million people", True), ("8 cm^2", "\\boxed{8}\\text{ cm}^3", False), ("8 cm^2", "\\boxed{8}\\text{ cm}^2", True),
 ]  # fmt: skip
 
 RIGHT: dict[str, list[Row]] = {
@@ -145,6 +170,24 @@ RIGHT: dict[str, list[Row]] = {
         ("\\binom{1800}{900}", ["\\binom{1800}{900}", "\\dbinom{1800}{900}"], ["\\binom{1800}{901}", "\\binom{1801}{900}", "1"]), ("1999^{4002}", ["1999^{4002}", "{1999}^{4002}"], ["1999^{4001}", "1999^{4002}+1", "4002^{1999}"]),
         ("7^{200000}", ["7^{200000}"], ["7^{200001}", "7^{20000}"]),
     ],
+    "sizes": [
+        ("5 by 9", ["5×9", "5 × 9", "$5 \\times 9$", "5 x 9", "5-by-9"], ["9×5", "3 × 15", "45", "1 × 45"]), ("5 m by 9 m", ["5 m × 9 m", "5 × 9 m", "5\\text{ m} \\times 9\\text{ m}"], ["9 m × 5 m", "5 m × 9 cm", "45 m"]),
+    ],
+    "quotients": [
+        ("14 R 5", ["14 余 5", "14 r5", "14 Rest 5", "14 reste 5", "14 resto 5", "quotient 14, remainder 5", "quotient 14 and remainder 5", "14 remainder of 5", "商14余5", "14......5"], ["5 余 14", "14 余 6", "7 Rest 10", "70", "14", "quotient 5, remainder 14"]),
+        ("14 R 5", ["商是14，余数是5"], ["商是5，余数是14"]), ("14余5", ["14 R 5"], ["5 R 14", "7余10"]),
+    ],
+    "measures in other languages": [
+        ("4 小时 15 分", ["4 h 15 min", "4小时15分钟", "255 min", "4시간 15분", "4 horas 15 minutos"], ["15 小时 4 分", "3 小时 20 分", "4 h 15 s", "60"]), ("2 h 3 min 9 s", ["2小时3分9秒"], ["3小时2分9秒", "2小时9分3秒"]),
+        ("9 inches", ["9英寸", "答案是9英寸"], ["9英尺", "9厘米"]), ("25\\%", ["百分之25"], ["百分之52"]), ("\\frac{2}{7}", ["7分之2"], ["2分之7"]), ("4:9", ["4比9", "4 is to 9"], ["9比4", "9 is to 4"]),
+    ],
+    "recurring": [
+        ("\\frac{5}{12}", ["0.41666...", "0.416666\\ldots", "0.416\u0305"], ["0.4166", "0.41...", "0.4777..."]), ("\\frac{4}{11}", ["0.363636...", "0.3\u03056\u0305"], ["0.363535...", "0.36..."]),
+    ],
+    "words for numbers": [
+        ("1 in 8", ["one in eight", "1 in every 8", "1 out of 8"], ["eight in one", "one in nine"]), ("-6", ["negative 6", "minus 6", "负6"], ["6", "minus -6"]), ("5i", ["0+5i"], ["5", "2i+3i", "0-5i"]),
+        ("(4, 9)", ["the point (4, 9)"], ["the point (9, 4)", "not the point (4, 9)"]), ("8", ["es gibt 8", "il y a 8 solutions", "hay 8"], ["hay 9", "il y a 8 ou 9"]),
+    ],
     "sets and matrices": [
         ("\\begin{pmatrix}5&6\\\\7&8\\end{pmatrix}", ["[[5, 6], [7, 8]]", "[[5,6],[7,8]]", "A = [[5,6],[7,8]]"], ["[[5, 7], [6, 8]]", "[[5, 6, 7, 8]]", "[5,6,7,8]"]),
         ("\\begin{bmatrix}1\\\\9\\end{bmatrix}", ["[[1],[9]]"], ["[[9],[1]]"]),
@@ -173,6 +216,10 @@ CHOICE: list[tuple[tuple[str, ...], str, list[str], list[str]]] = [
     (("15", "25", "35", "45"), "BD", ["B. 25, D. 45", "B. 25 and D. 45", "B, D"], ["B. 25, D. 35", "B. 25", "A. 15, D. 45"]),
     (("Yes", "No"), "A", ["A. Yes, because the angles are equal", "Yes", "A. Yes", "A"], ["B. No, because the angles differ", "A. No, because they differ", "Yes or no", "B"]),
     (("4", "5"), "A", ["A. 4", "(A) 4"], ["(A), (4)", "(A), (5)", "(A) (B)"]),
+    (("21", "28", "35", "42"), "B",
+     ["B, because 4*7=28", "B because 4 times 7 is 28", "B since it is even", "I'll go with B", "(B. 28)", "B = 28", "B选项", "'B'", "\"B\"", "`B`", "*B*", "“B”"],
+     ["(A. 28)", "(B. 35)", "答案是(A. 28)", "C = 28", "B = 35", "28?", "A, because it is 28", "B, because it is 35", "B because A or C", "B'", "B′", "B*", "B^\\prime", "~B", "B\"", "The answer is B'.", "(B)'"]),
+    (("(A)", "(B)", "(C)", "(D)", "(E)"), "D", ["D", "(D)", "D."], ["D'", "(D)'", "D*", "D''", "(E)"]), (("A", "A'", "B"), "B", ["A'", "B"], ["A", "B'"]), ((), "D", ["D", "'D'"], ["D'", "D\"", "~D", "D*", "\\text{D'}.", "**D'**"]),
     (("0", "4", "9"), "A", ["0", "A", "A. 0"], ["0 or 4", "0 and 9", "not 0", "4 or 0", "0 or 9"]),
 ]  # fmt: skip
 
@@ -183,7 +230,7 @@ NUMERIC: list[Row] = [
 
 TEXT: list[Row] = [
     ("no", ["No, the lines are not parallel.", "No. It is not a circle.", "No"], ["No?", "Yes, the lines are not parallel.", "No, wait, yes", "No but maybe", "Yes", "No, possibly", "No, unless it rains", "No, that is untrue"]),
-    ("yes", ["Yes, they are equal.", "Yes"], ["No, they are equal.", "Yes, not equal", "Yes, probably", "Yes, it isn't", "Yes, nope", "Yes, hardly"]),
+    ("yes", ["Yes, they are equal.", "Yes", "Yes — they are equal."], ["No, they are equal.", "Yes?.", "Yes — or no", "Yes, not equal", "Yes, probably", "Yes, it isn't", "Yes, nope", "Yes, hardly"]),
     ("CO2", ["$CO_2$", "\\ce{CO2}", "\\mathrm{CO_2}", "CO₂", "CO_{2}"], ["CO3", "C2O", "CO"]), ("Ca(OH)2", ["Ca(OH)_2", "\\ce{Ca(OH)2}"], ["Ca(OH)3"]),
     ("2,500", ["2500", "2,500"], ["250", "25000"]),
 ]  # fmt: skip

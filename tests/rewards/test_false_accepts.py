@@ -140,7 +140,7 @@ CHOICE = {"choice, denial", "choice, other or both"} | {
 LAX: dict[str, tuple[Callable[[Case], bool], set[str]]] = {
     "a reply that holds the gold": (
         _holds,
-        {*WORDS, *LANGUAGES, *NUMERIC, *CHOICE, "powers and functions", "choice, texts", "bases", "text, words", "text, yes or no", "notation", "boxes", "words around a measure"},
+        {*WORDS, *LANGUAGES, *NUMERIC, *CHOICE, "powers and functions", "choice, texts", "beside the box", "bases", "text, words", "text, yes or no", "notation", "boxes", "words around a measure"},
     ),
     "the same numbers in any order": (
         _same_numbers,

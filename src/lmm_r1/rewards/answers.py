@@ -51,11 +51,14 @@ _AND = re.compile(
 )
 _LOGIC = re.compile(r"\\(?:land|lor|lnot|neg)(?![a-zA-Z])")
 _RELATED = re.compile(r"[=<>]|\\(?:le|ge|ne|in)(?![a-zA-Z])")
+_BETWEEN = re.compile(rf"{MARK}?\s?between\s", re.IGNORECASE)
+_REMAINDER = re.compile(r"emainder|[余餘]|\d\s?[Rr]esto?e?\s?\d|\d\s?\.{6}\s?\d")
 #: 1951-04-09, and capitals alone (IX, LR): neither a difference nor a product.
 _DATE = re.compile(
     r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}-\d{1,2}-\d{4}|\d{1,2}/\d{1,2}/\d{2,4}|\d{4}/\d{1,2}/\d{1,2}|[A-Z]{2,}"
 )
-_DASHED = re.compile(r"(\d{1,9})\s?-\s?(\d{1,9})")
+#: 10-20, 2.5 - 3.5 cm, 10%-20%
+_DASHED = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s?([^\d\-+=<>]{0,20}?)\s?-\s?(\d{1,9}(?:\.\d{1,6})?)([^\d\-+=<>]{0,30})")
 _NAMED_POINTS = re.compile(r"(?<![a-zA-Z])[A-Z]{1,3}(?![a-zA-Z])")  # NO is a segment, no denial
 _ALTERNATIVES = re.compile(rf"{MARK}(?:,\s?)?or{KRAM}|\s(?:or|oder|ou)\s|\\lor(?![a-zA-Z])|或")
 _OR = ("or", "ou", "oder", "或", "\\lor")
@@ -98,7 +101,7 @@ def _read(text: str) -> Answer:
     text = text.strip()
     if (compound := read_compound(text)) is not None:
         return compound
-    if "emainder" in text and (divided := _divided(text)) is not None:
+    if (_REMAINDER.search(text) or _BETWEEN.match(text)) and (divided := _divided(text)) is not None:
         return divided
     if named := _NAMES.match(text):
         names = [name.strip() for name in named.group(1).split(",")]
@@ -149,7 +152,12 @@ def _read(text: str) -> Answer:
             return Several("ne", tuple(excluded))
         if isinstance(first, Named) and all(isinstance(i, Value) for i in items[1:]):  # x = 1, 2
             items = (first, *(Named(first.name, i) for i in items[1:] if isinstance(i, Value)))
-        return Several("set" if _ALTERNATIVES.search(text) else "list", items)
+        if _NOTHING in items:
+            return Opaque(canonical(text))  # all of it, or nothing
+        if not _ALTERNATIVES.search(text):
+            return Several("list", items)
+        told = {i.name.partition("_")[0] for i in items if isinstance(i, Named)}
+        return Several("or" if len(told) == len(items) else "set", items)  # a = 2 or b = 3 does not say both
     text = parts[0].strip() if parts else text
     if "\\pm" in text and text.count("\\pm") == 1:
         before, _, after = text.partition("\\pm")
@@ -329,8 +337,8 @@ def _item(text: str) -> Answer:
             return opaque
     if _RELATION.search(text) or _DATE.fullmatch(text):
         return opaque
-    if (dashed := _DASHED.fullmatch(text)) and int(dashed[1]) < int(dashed[2]):  # 10-20 is a range
-        return Several("range", (read_value(dashed[1]), read_value(dashed[2])))
+    if "-" in text and (dashed := _DASHED.fullmatch(text)) and (ranged := _dashed(*dashed.groups())) is not None:
+        return ranged
     try:
         if absolute := _ABSOLUTE.fullmatch(text):
             return _bounded_size(*absolute.groups())
@@ -338,6 +346,7 @@ def _item(text: str) -> Answer:
             return opaque if "=" in text.replace("<=", "").replace(">=", "") else inequality(text) or opaque
         if (about := _approximated(text)) is not None:
             return about
+        nearly = _ABOUT.search(text) is not None
         text = _ABOUT.sub("=", text).strip().removeprefix("=")
         name, _, told = text.partition("=")
         if _RATIO_NAME.fullmatch(name.strip()):  # AB:BC = 10:3
@@ -358,18 +367,33 @@ def _item(text: str) -> Answer:
             own = sides[0] in values[-1].parsed.value.symbols  # x = x names nothing
             if denies(_NAMED_POINTS.sub("", sides[0])) or own or not same:
                 return opaque
+            if nearly and ("+" in sides[0] or values[-1].parsed.value.symbols - CONSTANTS):
+                return opaque  # y is nearly 2x: another relation than y = 2x
             return Named(canonical(sides[0]), values[-1])
         values = [read_value(side) for side in sides]
         if all(v.parsed.value.symbols <= CONSTANTS for v in values):
             # 5+2 = 7 answers 7, 5 = 4 nothing
             same = all(equal_values(v.parsed.value, values[-1].parsed.value) for v in values)
             return values[-1] if same and len(set(sides)) == len(sides) else opaque
-        if len(sides) > 2:
+        if len(sides) > 2 or nearly:
             return opaque
         difference = minus(values[0].parsed.value, values[1].parsed.value)
         return Equation(difference) if difference.symbols - CONSTANTS else opaque
     except NotExact:
         return opaque
+
+
+def _dashed(first: str, own: str, second: str, unit: str) -> Several | None:
+    """10-20: a range, when the first is the smaller one and what stands behind the numbers is a unit."""
+    if float(first) >= float(second):
+        return None
+    try:
+        start, end = read_value(first + (own or unit)), read_value(second + unit)
+    except NotExact:
+        return None  # 2^{-99}
+    if any(text.strip() and not (side.unit or side.percent) for text, side in ((unit, end), (own, start))):
+        return None
+    return Several("range", (start, end))
 
 
 def _side(text: str) -> Value:

@@ -161,7 +161,7 @@ def _same_scale(unit: str, other: str) -> bool:
     """Two names under which the number is the same: a temperature without its scale, an angle in radians, yen or yuan."""
     if other == "degree" and unit in ("degreeC", "degreeF"):
         return True
-    return {unit, other} in ({"degree", "rad"}, {"¥", "yen"}, {"¥", "yuan"}, {"pound", "sterling"})
+    return {unit, other} in ({"degree", "rad"}, {"yenyuan", "yen"}, {"yenyuan", "yuan"}, {"pound", "sterling"})
 
 
 def _clock_as_ratio(answer: Answer) -> Several | None:
@@ -236,7 +236,7 @@ def _same_several(gold: Answer, answer: Answer) -> bool:
             return as_ratio is not None and _same_ratio(several, as_ratio)
         return several.kind == "ratio" and _same_ratio(several, as_ratio or single)
     kinds = {gold.kind, answer.kind}
-    if kinds == {"range", "to"}:
+    if kinds in ({"range", "to"}, {"range", "between"}):
         gold, kinds = Several("to", gold.items), {"to"}
         answer = Several("to", answer.items)
     if kinds in ({"ratio"}, {"ratio", "to"}):
@@ -255,13 +255,13 @@ def _same_several(gold: Answer, answer: Answer) -> bool:
     if len(gold.items) != len(answer.items):
         return False
     named = _distinct_names(gold), _distinct_names(answer)
-    if any(named) and "set" in kinds and not all(named):
+    if any(named) and kinds & {"set", "or"} and not all(named):
         return (
             "()" not in kinds
             and _indexed(gold if named[0] else answer)
             and _same_members(_unnamed(gold), _unnamed(answer))
         )
-    if any(named) and kinds <= {"()", "list", "set"}:
+    if any(named) and (kinds <= {"()", "list", "set"} or kinds in ({"or"}, {"or", "set"})):
         gold, answer = _by_name(gold, answer) if all(named) else _in_written_order(gold, answer)
         return all(_same_item(g, a) for g, a in zip(gold.items, answer.items, strict=True))
     if kinds == {"union", "list"}:  # x < -1 or x > 1

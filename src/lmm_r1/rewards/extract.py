@@ -14,6 +14,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from lmm_r1.rewards.beside import spoiled, unit_of_box
+from lmm_r1.rewards.units import is_measure, is_scale
+
 #: Longer answers are refused as too_big: no answer of a data set comes near.
 MAX_ANSWER = 2_000
 
@@ -31,23 +34,6 @@ _SPACED_TAG = re.compile(r"<\s{0,3}(/?)\s{0,3}answer\s{0,3}>")
 _MENTION = re.compile(
     r"[`'\"]<answer>(?:[`'\"]|\s?(?:\.{3}|…)?\s?</answer>[`'\"])|<answer>(?:\s?(?:\.{3}|…|and|/|,|&|your answer|answer)?\s?</answer>)?"
     r"\s(?:and </answer> )?(?:tags?|blocks?|elements?|markers?|format|section)(?![a-z])"
-)
-_BEHIND = re.compile(
-    r"\s?(?:\$|\\\)|\\\])?((?:\s|~|\\[,; ])*(?:\\(?:text|mathrm|rm|textrm)\s?\{[^{}]{1,30}\}|\\?%|°|\^\s?\{?\\circ\}?|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{1,7}|[a-zA-Z]{1,12}(?: per [a-z]{1,10})?)(?:/[a-z]{1,6})?(?:\^\{?\d\}?|[²³])?)\s?(?=[.,;!$)。，；！]|\\\)|\\\]|\n|$)"
-)
-
-
-_SIGNS = {"\\$": "dollars", "€": "euros", "£": "sterling", "¥": "yen"}
-_MONEY_BEFORE = re.compile(r"(\\\$|[€£¥])\s?\$?\s?\\boxed\s{0,4}\{$")
-#: Right before and right behind a box: not \boxed{7}, \boxed{7} is wrong, \boxed{5} or \boxed{7}.
-_DENIED_BEFORE = re.compile(
-    r"(?:(?<![a-zA-Z])(?:not|isn't|cannot be|never|neither|nor|nicht|pas)(?:\s(?:equal to|the|be))?|\\n(?:e|eq)|≠|不是|\}\s?\$?\s?(?:or|oder|ou|或|或者))\s{0,3}[$(:]{0,2}\s?\\boxed\s{0,4}\{$",
-    re.IGNORECASE,
-)
-_DENIED_BEHIND = re.compile(
-    r"\s?\$?[\s,;:—–-]{0,4}(?:(?:or|oder|ou|或|或者)(?![a-zA-Z])|(?:(?:which|that|it|this)\s)?(?:is|are|was)\s(?:not|wrong|incorrect|false|impossible|a mistake)(?![a-zA-Z])|isn't|cannot be|"
-    r"(?:is )?(?:wrong|incorrect|maybe|perhaps|probably)(?![a-zA-Z])|不对|错|是错|ist falsch|est faux|es incorrect)",
-    re.IGNORECASE,
 )
 
 
@@ -107,18 +93,20 @@ def _last_span(text: str) -> tuple[int, int] | None:
 
 def _from_box(text: str) -> Extracted | None:
     """What the last box holds, with the unit beside it; "ambiguous" when the words beside it deny it or name another answer."""
-    found = _last_span(text) if "\\boxed" in text else None
+    found = _last_span(text)
     if found is None:
         return None
     start, end = found
-    before, inside = text[max(0, start - 60) : start], text[start:end]
-    if _DENIED_BEFORE.search(before) or (end + 1 < len(text) and _DENIED_BEHIND.match(text, end + 1)):
+    if text[:start].lstrip() == "\\boxed{" and not text[end + 1 :].strip():
+        return _checked(text[start:end], "")  # nothing beside it
+    before, inside, behind = text[max(0, start - 60) : start], text[start:end], text[end + 1 : end + 61]
+    if spoiled(before, inside, behind):
         return Extracted("", "ambiguous")
     unit = ""
     if len(inside) <= 60:
-        money = _MONEY_BEFORE.search(before)
-        behind = _BEHIND.match(text, end + 1) if end + 1 < len(text) else None
-        unit = _SIGNS[money.group(1)] if money else behind.group(1).strip() if behind else ""
+        unit, unsure = unit_of_box(before, behind)
+        if not unit and (is_scale(unsure) or is_measure(unsure)):
+            unit = unsure
     return _checked(inside, unit)
 
 
@@ -127,8 +115,10 @@ def extract(reply: str) -> Extracted:
     text = outside_thoughts(reply)
     if text is None:
         return Extracted("", "no_answer")
-    text = _without_mentions(text)
     blocks = text.count(_ANSWER)
+    if blocks != 1 or _END not in text:
+        text = _without_mentions(text)
+        blocks = text.count(_ANSWER)
     if blocks > 1:
         return Extracted("", "ambiguous")
     if blocks:
@@ -136,7 +126,7 @@ def extract(reply: str) -> Extracted:
         text, closed, _ = rest.partition(_END)
         if not closed:
             return Extracted("", "no_answer")
-    boxed = _from_box(text)
+    boxed = _from_box(text) if "\\boxed" in text else None
     if boxed is not None:
         return boxed
     return _checked(text, "") if blocks else Extracted("", "no_answer")
@@ -144,8 +134,6 @@ def extract(reply: str) -> Extracted:
 
 def _without_mentions(text: str) -> str:
     """The reply with its tags spelled alike, and without those that it only speaks of: "in <answer> tags"."""
-    if text.count(_ANSWER) == 1 and _END in text:
-        return text
     if "answer" not in text:
         return text
     text = _SPACED_TAG.sub(r"<\1answer>", text)

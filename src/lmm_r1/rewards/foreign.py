@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 
-_FRACTION = r"\\[dt]?frac\s?\{\d{1,9}\}\s?\{\d{1,9}\}|\\[dt]?frac\d\d"
+_FRACTION = r"\\[dt]?frac\s?(?:\{\s?-?\s?\d{1,9}\s?\}|\d)\s?(?:\{\s?-?\s?\d{1,9}\s?\}|\d)"
 _NUMBER = r"(?:\.\d+|\d+(?:(?:,|\{,\})\d{3})*(?:\.\d+)?)"
 _SCALED = r"(?:\s?(?:million|billion|thousand|trillion|[kKMB]|bn|mn)(?![a-zA-Z]))?"
 _CODES = {"USD": "dollar", "US$": "dollar", "US\\$": "dollar", "EUR": "euro", "GBP": "sterling", "RMB": "yuan", "CNY": "yuan", "JPY": "yen",
           "INR": "rupee", "Rs": "rupee", "Rs.": "rupee"}  # fmt: skip
-_SIGNS = {"\\$": "dollar", "€": "euro", "£": "sterling", "¥": "¥", "￥": "¥", "₩": "won", "₹": "rupee", "\\pounds": "sterling", "\\euro": "euro",
+_SIGNS = {"\\$": "dollar", "€": "euro", "£": "sterling", "¥": "yenyuan", "￥": "yenyuan", "₩": "won", "₹": "rupee", "\\pounds": "sterling", "\\euro": "euro",
           "\\text{€}": "euro", "\\text{£}": "sterling", "\\text{\\$}": "dollar"}  # fmt: skip
 _ANY = "|".join(re.escape(sign) for sign in sorted((*_SIGNS, *_CODES), key=len, reverse=True))
 _BEFORE = re.compile(rf"(?<![a-zA-Z])({_ANY})\s?(-?)\s?({_NUMBER}|{_FRACTION})({_SCALED})")
@@ -22,6 +22,8 @@ _BEHIND = re.compile(rf"(?<=[\d}}])({_SCALED})\s?(\\\$|[€£¥￥₩₹]|\\euro
 _HAS_MONEY = re.compile(r"\\\$|[€£¥￥₩₹]|USD|US\$|EUR|GBP|RMB|CNY|JPY|INR|Rs|\\euro|\\pounds")
 #: A sign before anything else that is one value: \$\frac 34.
 _LEADING = re.compile(r"\s*\$?\s*(-?)\s*(\\\$|[€£¥])\s?([^$€£¥,;=]{0,60}?\d[^$€£¥,;=]{0,60}?)\s*\$?\s*")
+#: The same behind words: 答案是\$\sqrt{2}.
+_IN_SENTENCE = re.compile(r"\\\$\s?([^$€£¥,;=]{0,60}?\d[^$€£¥,;=]{0,60}?)\s*\$?(?=\s*[.。！!]*$)")
 _DOLLAR = re.compile(r"(?<![\\$])\$(?!\$)")
 _MONEY = re.compile(rf"\$\s?-?{_NUMBER}")
 _LETTER_SCALES = {"k": "thousand", "K": "thousand", "M": "million", "mn": "million", "B": "billion", "bn": "billion"}
@@ -33,7 +35,7 @@ _CJK_UNITS = {
     "毫升": "ml", "公升": "l", "升": "l", "小时": "hours", "小時": "hours", "時間": "hours", "分钟": "minutes", "分鐘": "minutes", "分间": "minutes",
     "分間": "minutes", "秒钟": "seconds", "秒鐘": "seconds", "秒": "seconds", "天": "days", "日間": "days", "周": "weeks", "週間": "weeks", "个月": "months",
     "個月": "months", "ヶ月": "months", "か月": "months", "年": "years", "美元": "dollars", "ドル": "dollars", "欧元": "euros", "歐元": "euros", "ユーロ": "euros",
-    "英镑": "sterling", "英鎊": "sterling", "人民币": "yuan", "元": "yuan", "圆": "yuan", "块钱": "yuan", "日元": "yen", "円": "yen", "センチ": "cm",
+    "平方英寸": "in^2", "平方英尺": "ft^2", "英寸": "in", "吋": "in", "英尺": "ft", "英里": "miles", "磅": "lb", "盎司": "oz", "英镑": "sterling", "英鎊": "sterling", "人民币": "yuan", "元": "yuan", "圆": "yuan", "块钱": "yuan", "日元": "yen", "円": "yen", "センチ": "cm",
     "メートル": "m", "キロ": "km", "グラム": "g", "リットル": "l", "センチメートル": "cm", "キロメートル": "km", "ミリメートル": "mm", "キログラム": "kg",
     "시간": "hours", "분": "minutes", "초": "seconds", "원": "won", "미터": "m", "센티미터": "cm", "度": "degrees", "도": "degrees",
     "千米每小时": "km/h", "千米/时": "km/h", "千米/小时": "km/h", "米每秒": "m/s", "米/秒": "m/s", "公里每小时": "km/h",
@@ -56,6 +58,8 @@ def spelled_out(text: str) -> str:
         text = _BEFORE.sub(_behind, text)
         if (leading := _LEADING.fullmatch(text)) is not None:
             text = f"{leading[1]}{leading[3]}\\text{{ {_SIGNS[leading[2]]}}}"
+        elif text.count("\\$") == 1:
+            text = _IN_SENTENCE.sub(lambda m: f"{m[1]}\\text{{ dollar}}", text)
         text = _BEHIND.sub(lambda m: f"{_scaled(m[1])}\\text{{ {_SIGNS.get(m[2], m[2])}}}", text)
     if text.isascii():
         return text

@@ -169,7 +169,7 @@ class _Reader(Generic[R]):
         while self.peek() in ("+", "-"):
             sign = self.take()
             right = self.product()
-            self.sums += 1
+            self.sums += not (total.rational == 0 and "i" in right.symbols)  # 0 + 5i
             self.unfinished |= total.rational is not None and right.rational is not None
             total = total + right if sign == "+" else total - right
         self.depth -= 1

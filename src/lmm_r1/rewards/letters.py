@@ -29,7 +29,7 @@ _LEADS = (
         re.IGNORECASE,
     ),
     re.compile(
-        r"^(?:(?:so|thus|hence|therefore),?\s)?(?:I(?:'d|\swould|\swill)?\s)?(?:choose|chose|pick|select|go\swith|going\swith|think(?:\sthat)?\s(?:it'?s|it\sis|the\s(?:correct\s)?answer\sis)|"
+        r"^(?:(?:so|thus|hence|therefore),?\s)?(?:I(?:'d|'ll|'m|\sam|\swould|\swill)?\s)?(?:choose|chose|pick|select|go\swith|going\swith|think(?:\sthat)?\s(?:it'?s|it\sis|the\s(?:correct\s)?answer\sis)|"
         r"believe(?:\sthat)?\s(?:it'?s|the\s(?:correct\s)?answer\sis)|it'?s|it\sis|that\sis|this\sis)\s(?:option\s|choice\s|letter\s|answer\s)?(?=[^\s\w]?\s?[A-Z](?![a-zA-Z]))",
         re.IGNORECASE,
     ),
@@ -39,7 +39,7 @@ _LEADS = (
     re.compile(r"^(?:综上|綜上|因此|所以|故|于是|於是|よって|したがって|따라서),?\s?(?=\S)"),
 )
 _TAILS = re.compile(
-    r"\s?(?:(?:is|are)\s(?:the|our|my|a)?\s?(?:(?:final|correct|right|best|only)\s?)*(?:answers?|options?|choices?|one|ones)?|(?:项|項)?(?:正确|正確|是正确答案|是正確答案)|です|입니다|이다|だ)[.。!]?$",
+    r"\s?(?:(?:is|are)\s(?:the|our|my|a)?\s?(?:(?:final|correct|right|best|only)\s?)*(?:answers?|options?|choices?|one|ones)?|选项|選項|项|項|(?:项|項)?(?:正确|正確|是正确答案|是正確答案)|です|입니다|이다|だ)[.。!]?$",
     re.IGNORECASE,
 )
 _IS_RIGHT = re.compile(
@@ -120,6 +120,11 @@ def second_thought(rest: str) -> bool:
     if rest[:1].isupper() or not rest[:1].isalpha():
         return denies(rest) and rest[:1] not in "\\$" and not rest[:1].isupper()
     return _VERB.match(rest) is not None or denies(rest)
+
+
+def doubts(reason: str) -> bool:
+    """Whether a reason behind a letter denies something or names another letter."""
+    return denies(reason) or _OTHER_LETTER.search(reason) is not None
 
 
 def without_reason(text: str) -> str:

@@ -30,7 +30,7 @@ from lmm_r1.rewards.objects import Answer, Opaque, Several
 from lmm_r1.rewards.phrases import unframed, without_tail
 from lmm_r1.rewards.sentences import last_line, stated
 from lmm_r1.rewards.spelling import canonical, join_thousands, tidy
-from lmm_r1.rewards.units import is_measure
+from lmm_r1.rewards.units import is_measure, is_scale
 from lmm_r1.types import Problem, Verdict
 
 _ZEROS = re.compile(r",0\d\d(?!\d)")
@@ -99,6 +99,8 @@ def judge(gold: str, answer: str) -> Verdict:
     golds = [reading for reading in read_golds if reading is not None]
     answer = last_line(answer)
     tidied = tidy(answer)
+    if "\\times" in tidied and any(isinstance(g, Several) and g.kind == "by" for g in golds):
+        tidied = tidied.replace("\\times", " by ")  # beside a size 4 by 6, 4 x 6 is one
     text = unframed(tidied)
     try:
         if canonical(text) == canonical(gold_text):
@@ -141,8 +143,10 @@ def checked_with_unit(compare: Callable[[str, str], Verdict], gold: str, reply: 
     if found.reason:
         return Verdict(0.0, found.reason)
     verdict = compare(gold, found.answer)
-    if found.unit and found.answer[-1:] in "0123456789})" and is_measure(found.unit):
+    if found.unit and found.answer[-1:] in "0123456789})" and (is_measure(found.unit) or is_scale(found.unit)):
         told = compare(gold, f"{found.answer} {found.unit}")
+        if is_scale(found.unit):
+            return told
         return told if told.reason in ("correct", "wrong") else verdict
     return verdict
 

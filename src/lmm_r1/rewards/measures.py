@@ -17,7 +17,7 @@ from lmm_r1.rewards.exact import Exact, NotExact
 from lmm_r1.rewards.latex import Parsed
 from lmm_r1.rewards.objects import Several
 from lmm_r1.rewards.spelling import KRAM, MARK
-from lmm_r1.rewards.units import conversion, unit_of
+from lmm_r1.rewards.units import conversion, spelled, unit_of
 from lmm_r1.rewards.values import Value, read_value
 
 _NUMBER = r"\d+(?:\.\d+)?(?:\s?\\frac\s?\{\d{1,3}\}\s?\{\d{1,3}\}|\s\d{1,3}/\d{1,3})?"
@@ -32,12 +32,12 @@ _ANGLES = {"'": "arcmin", "''": "arcsec"}
 _DIGIT = re.compile(r"\d")
 #: kind: what may stand between its two values. The first that splits a text names it.
 _JOINTS = {
-    "to": r"to|through|until|up to|bis",
-    "by": r"by|x|X",
-    "out of": r"out of|in|in every|of every|out of every",
+    "to": r"is to|to|through|until|up to|bis",
+    "by": r"-by-|by|x|X|\\times",
+    "out of": r"out of every|out of|in every|of every|in",
     "per": r"per|for every|for each",
     "times": r"times",
-    "remainder": r"R|r|rem\.?|remainder|with (?:a )?remainder(?: of)?|with (?:a )?rem\.?(?: of)?",
+    "remainder": r"R|r|[Rr]este?|resto|rem\.?|(?:and )?(?:with )?(?:an? |the )?remainder(?: of| is)?|with (?:a )?rem\.?(?: of)?|[余餘][数數]?(?:是|为|為)?|\.{6}",
     "between": r"and|to",
 }
 _JOINT = {
@@ -45,6 +45,9 @@ _JOINT = {
     for kind, words in _JOINTS.items()
 }
 _DEGREES = re.compile(rf"\s?(?:\^?\s?\\circ|{MARK}?degrees?{KRAM}?)\s?$")
+_QUOTIENT = re.compile(
+    rf"^{MARK}?\s?(?:(?:the )?quotient(?: is| of|:)?|商(?:是|为|為)?)\s?{KRAM}?\s?(?=\d)", re.IGNORECASE
+)
 _RANGE = re.compile(rf"^{MARK}?\s?(from|between)\s?{KRAM}?\s", re.IGNORECASE)
 _COMPASS = r"N|S|E|W|[Nn]orth|[Ss]outh|[Ee]ast|[Ww]est"
 _BEARING = re.compile(
@@ -98,17 +101,22 @@ def read_joined(text: str) -> Several | None:
     if bearing:
         angle = read_value(_DEGREES.sub("", bearing.group(2)))
         return Several(f"bearing {bearing.group(1)[0].upper()} {bearing.group(3)[0].upper()}", (angle,))
+    text = _QUOTIENT.sub("", text, count=1)
     ranged = _RANGE.match(text)
     text = text[ranged.end() :] if ranged else text
     kinds = ("to",) if ranged and ranged.group(1).lower() == "from" else ("between",) if ranged else _JOINT
     for kind in kinds:
         pieces = _JOINT[kind].split(text)
-        if len(pieces) > 1 and all(_DIGIT.search(piece) for piece in pieces) and len(pieces) <= 4:
+        if len(pieces) > 1 and all(_holds_number(piece) for piece in pieces) and len(pieces) <= 4:
             if any(piece.count("(") != piece.count(")") or piece.count("{") != piece.count("}") for piece in pieces):
                 continue
             items = [read_value(_balanced(piece)) for piece in pieces]
-            return Several("range" if ranged and kind == "to" else kind, tuple(items))
+            return Several("range" if ranged else kind, tuple(items))
     return None
+
+
+def _holds_number(piece: str) -> bool:
+    return bool(_DIGIT.search(piece)) or spelled(piece.strip(f" {MARK}{KRAM}").casefold()) is not None
 
 
 def _balanced(piece: str) -> str:

@@ -29,7 +29,7 @@ _ANSWER = re.compile(
     re.IGNORECASE,
 )
 _ONLY_SIGN = re.compile(
-    rf"^(?:\\(?:therefore|Rightarrow|implies|Longrightarrow)(?![a-zA-Z])|{MARK}?(?:so|thus|hence|therefore){KRAM}?,)\s?(?=.)",
+    rf"^(?:#{{2,4}}\s|\\(?:therefore|Rightarrow|implies|Longrightarrow)(?![a-zA-Z])|{MARK}?(?:so|thus|hence|therefore){KRAM}?,)\s?(?=.)",
     re.IGNORECASE,
 )
 _CHINESE = re.compile(
@@ -37,7 +37,11 @@ _CHINESE = re.compile(
 )
 _ABOUT_WORD = re.compile(
     rf"^{MARK}?\s?(?:about|approximately|approx\.?|around|roughly|circa|exactly|precisely|simply|just|only|a total of|in total|ungefähr|etwa|environ|aproximadamente|约|約|大约|大約|およそ|"
-    rf"equal to|equals)\s?{KRAM}?\s?(?=[-+\\\d.$(]|{MARK}\d)",
+    rf"equal to|equals|es gibt|il y a|hay|há|the (?:point|ordered pair|interval|set|vector|coordinates))\s?{KRAM}?\s?(?=[-+\\\d.$(\[{{]|{MARK}\d)",
+    re.IGNORECASE,
+)
+_NEGATIVE = re.compile(
+    rf"^{MARK}?(?:negative|minus|moins|menos|负|負|マイナス)\s?{KRAM}?\s?(?=[\d.]|\\(?:frac|sqrt|pi)(?![a-z]))",
     re.IGNORECASE,
 )
 _APPROXIMATION = re.compile(
@@ -57,7 +61,7 @@ def unframed(text: str) -> str:
     text = _CHINESE.sub("", _ONLY_SIGN.sub("", text, count=1), count=1)
     for opening in (_ANSWER, _OPENING):
         text = opening.sub("", text, count=1)
-    text = _ABOUT_WORD.sub("", text, count=1)
+    text = _NEGATIVE.sub("-", _ABOUT_WORD.sub("", text, count=1), count=1)
     return without_tail(_APPROXIMATION.sub(r" \\approx \1", text, count=1)).strip()
 
 

@@ -57,6 +57,7 @@ _SPELLING = str.maketrans(
         "′": "'",
         "，": ",",
         "≡": "\\equiv ",
+        "∴": "\\therefore ",
     }
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u200b-\u200f\u2060\ufeff]")
@@ -64,6 +65,7 @@ _DROPPED = re.compile(
     r"\\(?:m?left|m?right|displaystyle|limits|(?:big|Big|bigg|Bigg)[lr]?|textstyle|boldsymbol|bf|rm|it|tiny|small|normalsize|[lL]arge|LARGE|[hH]uge)(?![a-zA-Z])|\\[!]|\\\$"
 )
 _SPACE = re.compile(r"\\(?:[ ;:()\[\]]|quad(?![a-zA-Z])|qquad(?![a-zA-Z]))|\\\\")
+_TEXT_DASH = re.compile(r"\\text(?:rm)?\{-{1,3}\}")
 _FRAC = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _FONT = re.compile(r"\\(?:mathrm|text|mathbf|rm)\s+([a-zA-Z])(?![a-zA-Z])")
 _COLOUR = re.compile(r"\\(?:text)?color\s?\{[a-zA-Z!0-9]{1,20}\}")
@@ -120,8 +122,23 @@ _MARKS = ('"', "'", "″", "′", "”", "\\prime")
 _INCHES = re.compile(r"(?<=[\d}])\s?(?:''|\"|”)(?!\w)")
 _FEET = re.compile(r"(?<=\d)\s?'(?!\w|')(?=\s?$|\s?\d|,)|(?<=\d)\s?'(?=\d)")
 _OPENED = re.compile(r"(?<!\d)[\"“]\s?[-$\\\w(]")
+#: 10~20; 10~000 is a number with a gap, 5~cm a measure.
+_FROM_TO = re.compile(r"(?<=[\d%°])(?:\s?[～〜至到]\s?|\s~\s?|~\s|(?<!\d)~|~(?!\d{3}(?!\d)))(?=\d)")
+_HUNDREDTHS = re.compile(r"百分之\s?(\d{1,9}(?:\.\d{1,6})?)")
+_PARTS_OF = re.compile(r"(?<!\d)(\d{1,9})\s?分之\s?(\d{1,9})")
+_TO_ONE = re.compile(r"(?<=\d)\s?比\s?(?=\d)")
+_HOURS = re.compile(r"(\d)\s?[时時](?=\s?\d{1,2}\s?分)")
+_MINUTES = re.compile(
+    r"((?:小时|小時|时间|時間)\s?\d{1,3}(?:\.\d+)?|\d(?=\s?分\s?\d{1,2}(?:\.\d+)?\s?秒))\s?分(?![钟鐘之数數])"
+)
+_BAR = "\u0305"
+_OVERLINED = re.compile("(?:\\d\u0305)+")
 _DOTTED = re.compile(r"\\dot\s?\{?(\d)\}?(?:(\d{0,20})\\dot\s?\{?(\d)\}?)?")
 _PERIOD = re.compile(r"(?<=\d)(\.\d{0,12})\((\d{1,12})\)(?!\d)")
+#: 0.1666..., 0.3636...: a group that is written out at least twice, a single digit three times.
+_GOES_ON = re.compile(
+    r"(?<![\d.])(\d{1,9}\.\d{0,6}?)(?:(\d{2,6})\2|(\d)\3\3)(?:\2|\3)*\s?(?:\.{3}|\\[lc]?dots)(?![\d\w])"
+)
 _UNEQUAL = re.compile(r"(?<=[a-zA-Z\s})\]])!=(?!=)")
 _GROUP = re.compile(r"(?<=\d)(?:\{,\}|\\,|\\ )(?=\d{3}(?!\d))")
 _THIN = re.compile(r"\\,")
@@ -135,6 +152,8 @@ _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 def tidy(text: str) -> str:
     """One spelling of an answer; words from \\text{...} come back between MARK and KRAM."""
     text = text.strip().replace("~~", "\\struck ")
+    if "~" in text or not text.isascii():
+        text = _joined(text)
     text = spelled_out(_THIN_GROUP.sub(",", text) if "\\!" in text else text)
     if any(mark in text for mark in _MARKS):
         text = _inches(text)
@@ -151,6 +170,8 @@ def tidy(text: str) -> str:
         text = _commands(text)
     elif "_" in text or "(" in text:
         text = _combinations(text)
+    if "dots" in text or "..." in text:
+        text = _GOES_ON.sub(lambda m: f"{m[1]}\\overline{{{m[2] or m[3]}}}", text)
     if "." in text and "(" in text:
         text = _PERIOD.sub(r"\1\\overline{\2}", text)
     text = _UNEQUAL.sub(r"\\ne ", text) if "!=" in text else text
@@ -160,6 +181,17 @@ def tidy(text: str) -> str:
         text = _MODULUS.sub(lambda m: f"\\pmod {m.group(1) or m.group(2) or m.group(3)}", text)
     text = _SMALL_O.sub(r"^\\circ ", text) if "^" in text else text
     return _BLANKS.sub(" ", text).rstrip("\\ ").strip().rstrip(".,;:").strip()
+
+
+def _joined(text: str) -> str:
+    """Signs between two numbers in words: 10 ~ 20, 10至20, 3比5, 百分之20, 8分之3; digits under a bar as recurring ones."""
+    text = _FROM_TO.sub(" to ", text)
+    if text.isascii():
+        return text
+    text = _HUNDREDTHS.sub(r"\1%", text)
+    text = _PARTS_OF.sub(r"\\frac{\2}{\1}", text)
+    text = _TO_ONE.sub(":", _MINUTES.sub(r"\1分钟", _HOURS.sub(r"\1小时", text)))
+    return _OVERLINED.sub(lambda m: f"\\overline{{{m.group().replace(_BAR, '')}}}", text) if _BAR in text else text
 
 
 def _characters(text: str) -> str:
@@ -196,6 +228,7 @@ def _commands(text: str) -> str:
         text = _SYSTEM.sub(r"\\begin{cases}\1\\end{cases}", _ANGLE_NAME.sub(r"\\angle \1", text))
     if "\\dot" in text:
         text = _DOTTED.sub(r"\\overline{\1\2\3}", text)
+    text = _TEXT_DASH.sub("-", text) if "{-" in text else text
     text = _FRAC.sub(r"\\frac", _SYNONYM.sub(lambda m: _SYNONYMS[m.group()], text))
     text = _TEXT.sub(_unwrap, _unboxed(_TEXT.sub(_unwrap, text)))
     text = _ROUND.sub(r"^\\circ ", _SPACE.sub(" ", text))

@@ -30,7 +30,7 @@ RELAXED = 0.05
 _ARTICLES = frozenset(("a", "an", "the"))
 #: Two-letter words whose case says nothing; other two letters may be symbols (Co and CO, Tt and tt).
 _SHORT = frozenset("no on in up go he we us me my is am an as at be by do if it of or so to".split())  # noqa: SIM905
-_SAID = re.compile(r"\s*(yes|no)\s*[,.;:!]", re.IGNORECASE)
+_SAID = re.compile(r"\s*(yes|no)(?:\s*[,.;:!]|\s-\s)", re.IGNORECASE)
 _TAKEN_BACK = frozenset(
     (
         "but",
@@ -53,6 +53,7 @@ _TAKEN_BACK = frozenset(
 #: A chemical formula: H_2O, SO_4^{2-}, Ca(OH)_2.
 _FORMULA = re.compile(r"(?:\(?[A-Z][a-z]?\)?(?:_?\s?\{?\d{1,3}\}?)?){1,12}(?:\^\{?\d?[+-]\}?)?")
 _SET_LETTERS = re.compile(r"\\(?:text|mathrm|mathsf|textrm)\s?\{\s?([A-Za-z()]{1,12})\s?\}(?=\s?[_^A-Z(\\])")
+_SET_DIGITS = re.compile(r"\$([_^]\{?[\d+-]{1,3}\}?)\$")  # Fe$_2$O$_3$
 _GROUPED = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?%?")
 _YES_NO = frozenset(("yes", "no"))
 _EDGE = "".join(chr(c) for c in range(33, 127) if not chr(c).isalnum() and chr(c) not in "+-%<>=")
@@ -60,7 +61,7 @@ _EDGE = "".join(chr(c) for c in range(33, 127) if not chr(c).isalnum() and chr(c
 
 def words(text: str) -> tuple[str, ...]:
     """The words that are compared. A lone article is a word (an answer may be "A")."""
-    text = _SET_LETTERS.sub(r"\1", text)
+    text = _SET_LETTERS.sub(r"\1", _SET_DIGITS.sub(r"\1", text))
     plain = unicodedata.normalize("NFKC", tidy(text)).replace(MARK, " ").replace(KRAM, " ")
     found = tuple(stripped for word in plain.split() if (stripped := _bare(_one_form(word))))
     kept = tuple(word for word in found[:-1] if word not in _ARTICLES) + found[-1:]
@@ -94,7 +95,7 @@ def judge_text(gold: str, answer: str, metric: str = "exact") -> Verdict:
     found = words(answer)
     if not found:
         return Verdict(0.0, "unparsable_answer")
-    if answer.rstrip().endswith(("?", "？")) and not gold.rstrip().endswith("?"):
+    if answer.rstrip(" .!*\n").endswith(("?", "？")) and not gold.rstrip().endswith("?"):
         return Verdict(0.0, "wrong")  # a question is no answer
     if found == wanted:
         return Verdict(1.0, "correct")

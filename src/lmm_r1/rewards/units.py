@@ -80,7 +80,7 @@ _MEASURES: dict[str, _Size] = {
     "lb": _of(_F(45359237, 100000), mass=1), "pound": _of(_F(45359237, 100000), mass=1), "oz": _of(_F(45359237, 1600000), mass=1),
     "s": _of(1, time=1), "ms": _of(_F(1, 1000), time=1), "min": _of(60, time=1), "h": _of(3600, time=1), "day": _of(86400, time=1),
     "week": _of(604800, time=1), "month": _of(1, months=1), "year": _of(12, months=1), "decade": _of(120, months=1),
-    "century": _of(1200, months=1), "dollar": _of(1, money=1), "cent": _of(_F(1, 100), money=1), "sterling": _of(1, sterling=1), "euro": _of(1, euro=1), "yuan": _of(1, yuan=1), "yen": _of(1, yen=1), "rupee": _of(1, rupee=1), "won": _of(1, won=1),
+    "century": _of(1200, months=1), "dollar": _of(1, money=1), "cent": _of(_F(1, 100), money=1), "sterling": _of(1, sterling=1), "euro": _of(1, euro=1), "yuan": _of(1, yuan=1), "yen": _of(1, yen=1), "yenyuan": _of(1, yenyuan=1), "rupee": _of(1, rupee=1), "won": _of(1, won=1),
     "pence": _of(_F(1, 100), sterling=1), "l": _of(_F(1, 1000), length=3), "ml": _of(_F(1, 10**6), length=3), "cl": _of(_F(1, 10**5), length=3),
     "dl": _of(_F(1, 10**4), length=3), "kl": _of(1, length=3), "gallon": _of(_F(473176473, 125 * 10**9), length=3),
     "quart": _of(_F(473176473, 5 * 10**11), length=3), "pint": _of(_F(473176473, 10**12), length=3), "hectare": _of(10**4, length=2),
@@ -115,7 +115,7 @@ _ALIASES = {
     "days": "day", "rmb": "yuan", "cny": "yuan", "jpy": "yen", "km": "km", "kg": "kg", "cm": "cm", "mm": "mm", "ml": "ml", "ft": "ft", "hz": "Hz",
     "lb": "lb", "oz": "oz", "min": "min", "yd": "yd", "kpa": "kPa", "ha": "hectare", "l": "l", "ohm": "ohm", "'": "ft", "''": "in", "fahrenheit": "degreeF",
     "celsiu": "degreeC", "celsius": "degreeC", "radian": "rad", "rad": "rad", "litro": "l", "metro": "m", "stunde": "h", "minuten": "min", "stunden": "h",
-    "heure": "h", "hora": "h", "kilometro": "km",
+    "heure": "h", "hora": "h", "minuto": "min", "segundo": "s", "sekunde": "s", "sekunden": "s", "seconde": "s", "centimetro": "cm", "tage": "day", "jour": "day", "kilometro": "km",
 }  # fmt: skip
 _NOUNS_BY_ALIAS = frozenset(_ALIASES.values())
 _QUOTIENTS = {"mph": "mile/h", "kmh": "km/h", "kph": "km/h", "kmph": "km/h", "cc": "cm3", "fps": "ft/s", "mps": "m/s"}
@@ -305,4 +305,10 @@ def is_measure(written: str) -> bool:
     )
 
 
+def is_scale(word: str) -> bool:
+    """Whether a word multiplies the number before it."""
+    return word in _SCALES
+
+
+_SCALES = frozenset("thousand million billion trillion dozen hundred 万 萬 亿 億".split())  # noqa: SIM905
 _WRAPPED = re.compile(r"\\(?:text|mathrm|rm|textrm)\s?\{\s?([^{}]*?)\s?\}")

@@ -131,7 +131,8 @@ def sized(a: int, b: int, rng: Random) -> Iterator[tuple[str, str]]:
         yield f"{p} {a}^\\circ {q}", f"{'S' if p == 'N' else 'N'} {a}^\\circ {q}"
         yield f"{p} {a}^\\circ {q}", f"{p} {a}^\\circ {'W' if q == 'E' else 'E'}"
         yield f"{a}^\\circ {p}", f"{a}^\\circ {'S' if p == 'N' else 'N'}"
-    yield f"{a} up, {b} down", f"{a} down, {b} up"
+    if a != b:
+        yield f"{a} up, {b} down", f"{a} down, {b} up"
     yield f"{a} north", f"{a} south"
     yield f"{a} km east", f"{a} km west"
     if a != b:

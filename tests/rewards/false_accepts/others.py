@@ -7,7 +7,16 @@ from collections.abc import Iterator
 from fractions import Fraction
 from random import Random
 
-from tests.rewards.false_accepts.cases import Case, Gold, Mutation, plain_number, stripped
+from tests.rewards.false_accepts.cases import (
+    WHOLE,
+    Case,
+    Gold,
+    Mutation,
+    other_number,
+    plain_number,
+    stripped,
+    whole_number,
+)
 from tests.rewards.false_accepts.words import LARGE, TABLES, answers
 
 #: {A} is the gold's letter, {B} another one, {a} and {b} the texts of their options.
@@ -58,7 +67,7 @@ def _apart(a: str, b: str) -> bool:
 
 
 def choices(gold: Gold, rng: Random) -> Iterator[Case]:
-    """An option letter denied, hedged, joined with another, or with the text of another option."""
+    """An option letter denied, hedged, or joined with another."""
     letter = stripped(gold.text).strip("()")
     if gold.verifier != "choice" or len(letter) != 1 or not "A" <= letter <= "H":
         return
@@ -72,8 +81,17 @@ def choices(gold: Gold, rng: Random) -> Iterator[Case]:
             yield Case(f"{kind}, without options", gold.text, answer, "choice")
             if gold.choices:
                 yield Case(kind, gold.text, answer, "choice", gold.choices)
-    if not gold.choices:
+
+
+def choice_texts(gold: Gold, _: Random) -> Iterator[Case]:
+    """An option letter with the text of another option: two claims."""
+    letter = stripped(gold.text).strip("()")
+    if gold.verifier != "choice" or not gold.choices or len(letter) != 1:
         return
+    count = min(len(gold.choices), 8)
+    if letter not in "ABCDEFGH"[:count]:
+        return
+    others = [c for c in "ABCDEFGH"[:count] if c != letter]
     here = gold.choices[ord(letter) - 65]
     for other in others:
         text = gold.choices[ord(other) - 65]
@@ -202,4 +220,30 @@ def _overlap(a: list[int], b: list[float]) -> Fraction:
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (c[2] - c[0]) * (c[3] - c[1]) - shared)
 
 
-MUTATIONS: dict[str, Mutation] = {"choices": choices, "numeric": numeric, "texts": texts, "boxes": boxes}
+#: What stands right beside a box and makes it no answer, or another one: [] is the box, {w} another number.
+_BESIDE = r"""not [] | it cannot be [] | it can't be [] | maybe [] | perhaps [] | I doubt that [] | I guess [] | the wrong answer is [] | less than [] | more than [] | n < [] | n \ne [] | nicht [] | no es [] | не [] | 不是[]
+    | [] is wrong | [] is not right | [] (incorrect) | [], which is false | [] or {w} | [] or [{w}] | [{w}] or [] | [] — wait, {w} | []? | Is it []? | []ではない | []是错的 | []이 아니다
+    | \sqrt{[]} | \cancel{[]} | \frac{1}{[]} | 3[] | []7 | [].5 | []^2 | []/{w} | [] + {w} | [] \times {w} | [] thousand | [] million people | [] dozen | []万"""
+
+
+def beside(gold: Gold, rng: Random) -> Iterator[Case]:
+    """The gold in a box, and beside it what denies it or goes on with it: no part of a whole number of two or more is the whole."""
+    value = whole_number(stripped(gold.text))
+    if gold.verifier != "math" or value is None or value < 2:
+        return
+    for phrase in _split(_BESIDE):
+        other = str(other_number(Fraction(value), rng))
+        text = phrase.replace("[{w}]", f"\\boxed{{{other}}}").replace("{w}", other).replace("[]", f"\\boxed{{{value}}}")
+        for form in ("<answer>{}</answer>", "<think>t</think>So {}", "<answer>$ {}$</answer>"):
+            if form == "<answer>{}</answer>" or phrase[0] == "[":
+                yield Case("beside the box", gold.text, form.replace("{}", text), form=WHOLE)
+
+
+MUTATIONS: dict[str, Mutation] = {
+    "choices": choices,
+    "choice texts": choice_texts,
+    "numeric": numeric,
+    "texts": texts,
+    "beside": beside,
+    "boxes": boxes,
+}
