@@ -12,7 +12,7 @@ Everything here is one pass over the text, whatever the text.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lmm_r1.rewards.beside import spoiled, unit_of_box
 from lmm_r1.rewards.units import is_measure, is_scale
@@ -37,8 +37,7 @@ _MENTION = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Extracted:
+class Extracted(NamedTuple):
     """An answer (reason empty), or no answer and the reason code why."""
 
     answer: str
@@ -93,6 +92,9 @@ def _last_span(text: str) -> tuple[int, int] | None:
 
 def _from_box(text: str) -> Extracted | None:
     """What the last box holds, with the unit beside it; "ambiguous" when the words beside it deny it or name another answer."""
+    bare = text.strip()
+    if bare.startswith("\\boxed{") and bare.endswith("}") and "{" not in (inside := bare[7:-1]) and "}" not in inside:
+        return _checked(inside, "")  # the usual one: alone, without braces of its own
     found = _last_span(text)
     if found is None:
         return None
