@@ -46,7 +46,7 @@ from = "a"
 steps = 1
 prompt = "mine"
 data = [{ source = "synthetic", domain = "text" }]
-rollout = { prompts = 4, siblings = 4, max_new_tokens = 24, max_prompt_tokens = 130 }
+rollout = { prompts = 4, siblings = 8, max_new_tokens = 40, max_prompt_tokens = 130 }
 update = { lr = 1e-3 }
 """
 
@@ -270,6 +270,45 @@ def test_a_changed_export_can_be_accepted(tmp_path: Path) -> None:
     assert train(path) == 4  # the run has its own record
     (run / "model.json").unlink()
     assert train(path) == 0
+
+
+def swap(run: Path) -> str:
+    (run / "a").rename(run / "t")
+    (run / "b").rename(run / "a")
+    (run / "t").rename(run / "b")
+    return "is the model of stage 'b', and lies in the folder of 'a'"
+
+
+def change_without_a_trace(run: Path) -> str:
+    flip(run / "a" / "model" / "model.safetensors")
+    (run / "a" / "model.json").unlink()
+    (run / "a" / "model" / "lmm_r1.json").unlink()
+    return "stage b began with another file"
+
+
+@pytest.mark.parametrize("change", [swap, change_without_a_trace])
+def test_a_stage_that_began_with_another_model_is_no_finished_one(
+    tmp_path: Path, change: Callable[[Path], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches stage folders, each whole in itself, that no longer follow from one another; and a check that says ok to them."""
+    path = recipe_in(tmp_path)
+    assert train(path) == 0
+    said = change(tmp_path / "run")
+    for verb in ("check", "train"):
+        capsys.readouterr()
+        assert command([verb, str(path), "--out", str(tmp_path / "run")]) == 4
+        assert said in capsys.readouterr().err
+
+
+def test_a_model_without_hashes_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches an export that lost its hashes and is gone on from as if it had been compared."""
+    path = recipe_in(tmp_path)
+    assert train(path, "--stage", "a") == 0
+    change_without_a_trace(tmp_path / "run")
+    for verb in ("check", "train"):
+        capsys.readouterr()
+        assert command([verb, str(path), "--out", str(tmp_path / "run")]) == 0
+        assert "has no hashes of its hand-off" in "".join(capsys.readouterr())
 
 
 def scale(folder: Path) -> Path:

@@ -24,7 +24,8 @@ from lmm_r1.errors import CheckpointError, Fault, RankLostError
 from lmm_r1.evaluation.evaluate import SetResult, evaluate_player, result_from
 from lmm_r1.evaluation.results import results_of
 from lmm_r1.evaluation.suites import suite
-from lmm_r1.exports import hand_off, keep_provenance, verify_export
+from lmm_r1.exports import hand_off, keep_provenance, keep_start
+from lmm_r1.origins import verify_export
 from lmm_r1.recipes import PROMPTS, dump_recipe, system_prompt
 from lmm_r1.reports.page import write_report
 from lmm_r1.rewards.score import make_scorer
@@ -176,13 +177,14 @@ def run_stage(shop: Workshop, name: str, results: dict[str, dict[str, SetResult]
     folder = shop.run.stage(name)
     finished = folder.model.is_dir()
     if finished:
-        verify_export(folder)
+        verify_export(folder, shop.live.note)
     if stage.start != "base":
-        verify_export(shop.run.stage(stage.start))
+        verify_export(shop.run.stage(stage.start), shop.live.note)
+    start = base_folder(recipe.model.base) if stage.start == "base" else str(shop.run.stage(stage.start).model)
+    keep_start(folder, start, finished or any(folder.checkpoints.iterdir()))
     if finished and not missing_sets(folder, recipe.evaluate):
         results[name] = evaluate_arm(shop, name, recipe.evaluate.prompt, None, None)
         return
-    start = base_folder(recipe.model.base) if stage.start == "base" else str(shop.run.stage(stage.start).model)
     if finished:
         engine, adapter, _ = shop.loaded(str(folder.model))
     else:

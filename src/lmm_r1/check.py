@@ -22,6 +22,7 @@ from lmm_r1.evaluation.suites import SUITES
 from lmm_r1.judging import nearest
 from lmm_r1.models.folder_files import folder_faults, without_text
 from lmm_r1.models.reply_opening import reply_opening
+from lmm_r1.origins import origin_faults
 from lmm_r1.planning.here import disk_fault, missing_here, this_machine
 from lmm_r1.recipes import PROMPTS, dump_recipe, read_recipe
 from lmm_r1.rewards.format import format_can_be_right
@@ -127,7 +128,7 @@ def examine(
     if here:
         found.notes += model_notes(recipe)
     if run is not None:
-        _check_folder(found, run, recipe, todo, bool(mended))
+        _check_folder(found, run, recipe, todo, stage, bool(mended))
 
 
 def _finished(run: RunFolder, recipe: Recipe) -> set[str]:
@@ -193,8 +194,10 @@ def format_faults(recipe: Recipe, stages: Iterable[str], opening: str, template:
     ]
 
 
-def _check_folder(found: Findings, run: RunFolder, recipe: Recipe, todo: Sequence[str], mended: bool) -> None:
-    """What is in the way in a run's folder, a recipe that it does not take, and the room on its disk."""
+def _check_folder(
+    found: Findings, run: RunFolder, recipe: Recipe, todo: Sequence[str], stage: str | None, mended: bool
+) -> None:
+    """What is in the way in a run's folder, a recipe that it does not take, models that are not those it made, and the room on its disk."""
     in_the_way = run.faults(list(recipe.stage))
     found.add(CheckpointError.exit_code, in_the_way)
     if in_the_way:
@@ -205,6 +208,12 @@ def _check_folder(found: Findings, run: RunFolder, recipe: Recipe, todo: Sequenc
         found.add(error.exit_code, error.faults)
         return
     found.add(RecipeError.exit_code, changed)
+    if not changed and not mended:
+        starts = {name: recipe.stage[name].start for name in recipe.wanted(stage)}
+        unknown: list[str] = []
+        changed_models = origin_faults(run, starts, local_folder(recipe.model.base), unknown.append)
+        found.add(CheckpointError.exit_code, changed_models)
+        found.notes += [Fault(said) for said in unknown]
     full = None if mended else disk_fault(recipe, {name: run.path / name for name in todo}, run.path)
     if full is not None:
         found.add(CheckpointError.exit_code, (), [full])

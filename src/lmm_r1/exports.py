@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, cast
@@ -24,19 +24,15 @@ from lmm_r1.config import Data, Recipe, Stage
 from lmm_r1.disk import fsync, sha256_of
 from lmm_r1.errors import CheckpointError, Fault
 from lmm_r1.models.folder_files import (
-    CARD,
     CARD_FORMAT,
     Card,
     CardPictures,
     CardPrompt,
     CardSampling,
-    hash_once,
-    loader_files,
-    read_object,
-    verify_files,
     write_card,
 )
 from lmm_r1.models.load import DTYPES, export_model, fill, resolve_folder
+from lmm_r1.origins import base_faults, loader_hashes, start_faults
 from lmm_r1.recipes import system_prompt
 from lmm_r1.rollout.weights import TOLERANCES, ScoringTrainer, digest
 from lmm_r1.runs.folder import RunFolder, StageFolder
@@ -169,57 +165,37 @@ def _source_of(verifier: str) -> str:
     return (spec.origin or "") if spec is not None else ""
 
 
-def verify_export(folder: StageFolder) -> None:
-    """Compare a finished stage's model with the hashes of its hand-off. CheckpointError, naming the file and both digests."""
-    listed: Mapping[str, str] | None = None
-    remedy = f"restore it, or remove {folder.model} to train the stage's end again"
-    if folder.exported.is_file():
-        listed = read_object(folder.exported).get("files")
-        if not isinstance(listed, dict) or not all(isinstance(value, str) for value in listed.values()):
-            raise CheckpointError(Fault("names no files", file=str(folder.exported), field="files"))
-        remedy += f'; if it was changed on purpose, delete {folder.exported} and "files" in {folder.model / CARD}'
-    verify_files(folder.model, listed, remedy)
+def keep_start(folder: StageFolder, start: str, begun: bool) -> None:
+    """Write down the files that a stage starts from, or compare them with those that it began with.
+
+    begun: whether it has finished steps or its model. CheckpointError as `origins.start_faults` says.
+    """
+    here = _here(start)
+    if here is None:
+        return
+    if not begun or not folder.began.is_file():
+        write_json(folder.began, {"files": loader_hashes(here)})
+        return
+    faults = start_faults(folder, here)
+    if faults:
+        raise CheckpointError(*faults)
 
 
 def keep_provenance(run: RunFolder, recipe: Recipe, text: str, new: bool, say: Callable[[str], None]) -> None:
     """Write where a run comes from, or compare its start weights with what is written.
 
-    text: the effective recipe. new: whether this session began the run. CheckpointError when weights or other files that loaders
-    read are not those that the run began with; all of them are named, with both digests.
+    text: the effective recipe. new: whether this session began the run. CheckpointError as `origins.base_faults` says.
     """
     folder = _here(base_folder(recipe.model.base))
-    found = {path.name: hash_once(path) for path in loader_files(folder)} if folder is not None else {}
     if not run.provenance.is_file():
+        found = {} if folder is None else loader_hashes(folder)
         run.write_json("provenance.json", provenance(sys.argv, text, found, torch.get_num_threads(), recipe.seed))
         if not new:
             say("provenance.json was missing and is written anew: it tells of this session, not of the run's beginning")
         return
-    stored = read_object(run.provenance)
-    before = {**_hashes(stored, "base_weights"), **_hashes(stored, "base_files")}
-    if (
-        folder is None or not before
-    ):  # nothing is loaded that is not here; an older version kept no hashes of a hub's files
-        return
-    only_weights = "base_files" not in stored
-    faults = []
-    remedy = "put the old file back, or use another --out to begin a run with this one"
-    for name in sorted(before.keys() | found.keys()):
-        was, now = before.get(name), found.get(name)
-        if was == now or (only_weights and not name.endswith(".safetensors")):
-            continue
-        what = f"the start model has changed since the run began: sha256 is {now}, was {was}"
-        if was is None or now is None:
-            what = (
-                f"the start model has changed since the run began: the file was {'added' if was is None else 'removed'}"
-            )
-        faults.append(Fault(what, file=str(folder / name), remedy=remedy))
+    faults = base_faults(run, folder)
     if faults:
         raise CheckpointError(*faults)
-
-
-def _hashes(stored: Mapping[str, Any], field: str) -> dict[str, str]:
-    found = stored.get(field)
-    return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}
 
 
 def _here(base: str) -> Path | None:

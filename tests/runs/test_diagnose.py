@@ -144,3 +144,14 @@ def test_the_notes_of_a_run_name_its_stages(tmp_path: Path) -> None:
         write_lines(folder.stage(stage).metrics, [{"step": k + 1, **r} for k, r in enumerate(records(name))])
     (note,) = notes_of(folder)
     assert note.startswith("short: length_collapse: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"), [("base_cannot_solve", 1), ("base_cannot_solve", 2), ("truncated_replies", 2)]
+)
+def test_a_run_of_fewer_steps_than_the_first_ends_with_its_notes(tmp_path: Path, name: str, steps: int) -> None:
+    """Catches a run that ends before anything can be told while it runs, and is then not told of either."""
+    folder = RunFolder(tmp_path / "run")
+    write_lines(folder.stage("short").metrics, [{"step": k + 1, **r} for k, r in enumerate(records(name)[:steps])])
+    (note,) = notes_of(folder)
+    assert note.startswith(f"short: {name}: ")

@@ -300,7 +300,7 @@ def _stage(name: str, records: Sequence[Mapping[str, Any]], folder: StageFolder,
 
 def _conditions(records: Sequence[Mapping[str, Any]]) -> str:
     """What diagnose() makes of the stage, a line each."""
-    found = diagnose([r for r in records if plots.number(r, "step") > 0])
+    found = diagnose([r for r in records if plots.number(r, "step") > 0], least=1)
     lines = "".join(
         f"<li><b>{safe(c.name.replace('_', ' '))}</b>: {safe(c.seen)}. {safe(c.cause)}; {safe(c.remedy)}.</li>"
         for c in found

@@ -234,12 +234,12 @@ CONDITIONS: dict[str, Rule] = {
 OF_IMITATION = ("kl_blow_up", "blind_policy")
 
 
-def diagnose(records: Sequence[Mapping[str, Any]]) -> list[Condition]:
-    """The conditions that a stage's records show, in a fixed order; [] for fewer than EARLY_STEPS steps.
+def diagnose(records: Sequence[Mapping[str, Any]], least: int = EARLY_STEPS) -> list[Condition]:
+    """The conditions that a stage's records show, in a fixed order; [] for fewer than `least` steps.
 
     The last one, "cannot_be_judged", names the others whose metrics are not there.
     """
-    if len(records) < EARLY_STEPS:
+    if len(records) < max(least, 1):
         return []
     window, found = Window(records), []
     missing: dict[str, list[str]] = {}
@@ -262,11 +262,14 @@ def diagnose(records: Sequence[Mapping[str, Any]]) -> list[Condition]:
 
 
 def notes_of(run: RunFolder) -> list[str]:
-    """What the stages of a run show so far, a line each: for its end, good or bad. [] when there is nothing to say."""
+    """What the stages of a run show so far, a line each: for its end, good or bad. [] when there is nothing to say.
+
+    At an end no further step can say more: what shows at once is told of a run of one step too.
+    """
     return [
         f"{name}: {condition}"
         for name in run.stages()
-        for condition in diagnose([r for r in read_steps(run.path / name / "metrics.jsonl") if r["step"] > 0])
+        for condition in diagnose([r for r in read_steps(run.path / name / "metrics.jsonl") if r["step"] > 0], least=1)
     ]
 
 

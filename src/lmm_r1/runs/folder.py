@@ -32,7 +32,7 @@ from lmm_r1.runs.jsonl import append_line, write_json, write_text
 #: Name of a whole checkpoint (runs/checkpoint.py).
 _STEP = re.compile(r"step_(\d{6,})")
 #: Files that the start of a session writes before anything is computed.
-_OF_A_START = frozenset({"recipe.toml", "provenance.json", "changes.jsonl", "lock"})
+_OF_A_START = frozenset({"recipe.toml", "provenance.json", "changes.jsonl", "lock", "start.json"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,11 @@ class StageFolder:
     def exported(self) -> Path:
         """model.json: sha256 of each file of `model` and the digest of its weights, as they were handed over."""
         return self.path / "model.json"
+
+    @property
+    def began(self) -> Path:
+        """start.json: sha256 of each file of the model that the stage began with; absent until it begins."""
+        return self.path / "start.json"
 
 
 class RunFolder:
