@@ -39,14 +39,14 @@ steps = 2
 prompt = "mine"
 data = [{ source = "problems", path = "rows.jsonl" }]
 rollout = { prompts = 2, siblings = 4, max_new_tokens = 24, max_prompt_tokens = 130, temperature = 0.9, top_p = 0.95 }
-update = { lr = 1e-3 }
+update = { lr = 1e-4 }
 
 [stage.b]
 from = "a"
 steps = 1
 prompt = "mine"
 data = [{ source = "synthetic", domain = "text" }]
-rollout = { prompts = 2, siblings = 4, max_new_tokens = 24, max_prompt_tokens = 130 }
+rollout = { prompts = 4, siblings = 4, max_new_tokens = 24, max_prompt_tokens = 130 }
 update = { lr = 1e-3 }
 """
 
@@ -209,7 +209,7 @@ def test_the_next_recipe_starts_as_the_base_was_trained(tmp_path: Path, capsys: 
     assert train(recipe_in(tmp_path), "--stage", "a") == 0
     base = tmp_path / "run" / "a" / "model"
     after = 'name = "n"\nevaluate = { sets = [] }\n[model]\nbase = "BASE"\nMORE\n[stage.s]\nsteps = 1\nPROMPT\n'
-    after += 'rollout = { prompts = 2, siblings = 2, max_new_tokens = 8 }\ndata = [{ source = "synthetic", domain = "text" }]\n'
+    after += 'rollout = { prompts = 4, siblings = 4, max_new_tokens = 24 }\ndata = [{ source = "synthetic", domain = "text" }]\n'
     path = tmp_path / "next.toml"
     for more, prompt, pixels, profile in (
         ("", "", 15680, "mine"),

@@ -40,7 +40,7 @@ from lmm_r1.models.load import DTYPES, export_model, fill, resolve_folder
 from lmm_r1.recipes import system_prompt
 from lmm_r1.rollout.weights import TOLERANCES, ScoringTrainer, digest
 from lmm_r1.runs.folder import RunFolder, StageFolder
-from lmm_r1.runs.jsonl import fsync_folder, write_json
+from lmm_r1.runs.jsonl import write_json
 from lmm_r1.runs.provenance import installed, provenance
 from lmm_r1.seams import ModelAdapter
 from lmm_r1.train import StageRun
@@ -71,7 +71,7 @@ def hand_off(shop: Workshop, stage: Stage, run: StageRun, model: Any, start: str
         fsync(unproved / name)
     write_json(run.folder.exported, {"weights_sha256": weights, "files": card.files})
     unproved.rename(run.folder.model)
-    fsync_folder(run.folder.path)
+    fsync(run.folder.path)
 
 
 def check_hand_off(shop: Workshop, stage: Stage, trainer: ScoringTrainer, exported: Path, adapter: ModelAdapter) -> str:

@@ -32,7 +32,6 @@ from safetensors.torch import load_file, save_file
 
 from lmm_r1.disk import follow_umask, fsync, sha256_of
 from lmm_r1.errors import CheckpointError, Fault
-from lmm_r1.runs.jsonl import fsync_folder
 
 #: A checkpoint's name; `.old_` marks one that was moved aside while a save replaced it.
 _NAME = re.compile(r"(\.old_)?step_(\d{6,})")
@@ -83,7 +82,7 @@ def save_checkpoint(
             _discard(folder / f".old_{final.name}")
             os.rename(final, folder / f".old_{final.name}")
         os.rename(temporary, final)
-        fsync_folder(folder)
+        fsync(folder)
         _prune(folder, step, keep)
     except CheckpointError:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -132,7 +131,7 @@ def _seal(temporary: Path, step: int) -> None:
     manifest = temporary / MANIFEST
     manifest.write_text(json.dumps({"format": 1, "step": step, "files": files}, indent=1), encoding="utf-8")
     fsync(manifest)
-    fsync_folder(temporary)
+    fsync(temporary)
 
 
 def require_space(folder: Path, tensor_bytes: int) -> None:
@@ -176,7 +175,7 @@ def _discard(path: Path) -> None:
     if path.exists():
         trash = path.parent / f".trash_step_{_step_of(path):06d}"
         os.rename(path, trash)
-        fsync_folder(path.parent)
+        fsync(path.parent)
         shutil.rmtree(trash)
 
 

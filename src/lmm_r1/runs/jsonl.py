@@ -17,16 +17,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lmm_r1.disk import fsync
 from lmm_r1.errors import CheckpointError, Fault
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make renames and new names inside `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -37,7 +29,7 @@ def write_text(path: Path, text: str) -> None:
         out.flush()
         os.fsync(out.fileno())
     os.replace(temporary, path)
-    fsync_folder(path.parent)
+    fsync(path.parent)
 
 
 def plain(value: Any) -> Any:
