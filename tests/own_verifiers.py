@@ -59,3 +59,13 @@ def seldom(problem: Problem, reply: str) -> bool:
     if sum(map(ord, reply)) % 6 == 0:
         raise KeyError("smiles")
     return problem.answer in reply
+
+
+class OfItsOwn(BaseException):
+    """What no `except Exception` sees, as the outcomes of test libraries are."""
+
+
+def own(problem: Problem, reply: str) -> bool:
+    if not tried(problem, reply):
+        raise OfItsOwn("none of the usual ones")
+    return True

@@ -31,6 +31,7 @@ def trained(out: Path, verifier: str, **more: object) -> int:
     ("verifier", "said"),
     [
         ("oops", rf"RuntimeError: oops in my verifier \({HERE}\)"),
+        ("own", rf"OfItsOwn: none of the usual ones \({HERE}\)"),
         ("leaks", r"tried to open a file for writing \(\S*'leak\.txt'\)*: not allowed in a verifier"),
         ("hungry", rf"out of memory: MemoryError \({HERE}\)"),
     ],

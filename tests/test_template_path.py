@@ -101,6 +101,47 @@ def test_a_template_with_other_marks_is_read_too(tmp_path: Path) -> None:
         assert make_adapter(str(folder), ImageStore(), Model()).encode(asked()).opening == opening
 
 
+BROKEN = {
+    "does not end": ("{% for x in", "cannot be rendered"),
+    "no system turn": ("{{- raise_exception('no such turn') if messages[0].role == 'system' -}}", "no such turn"),
+    "calls nothing": ("{{- messages.none_such() -}}", "cannot be rendered"),
+    "begins no reply": (None, "begins no reply"),
+    "begins no reply, other marks": (OTHER_MARKS.replace("if add_generation_prompt", "if false"), "begins no reply"),
+}
+
+
+@pytest.mark.parametrize("name", list(BROKEN))
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sample", "--prompt", "3 + 4?", "--system", "Think."],
+        ["evaluate", "--sets", "text", "--items", "2"],
+        ["play", "--game", "sokoban", "--prompt", "think"],
+        ["check"],
+    ],
+    ids=lambda c: c[0],
+)
+def test_a_template_that_cannot_be_used_is_one_line(
+    name: str, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a traceback, and a prompt that leaves the reply in the user's turn; in check and in every command alike."""
+    folder = folder_of(tmp_path, "")
+    template, said = BROKEN[name]
+    whole = (folder / "chat_template.jinja").read_text()
+    if template is None:
+        assert whole.count("add_generation_prompt") == 1
+        template = whole.replace("if add_generation_prompt", "if false")
+    (folder / "chat_template.jinja").write_text(template if name != "no system turn" else template + whole)
+    verb, *options = command
+    if verb == "check":
+        arguments = ["check", str(ROOT / "recipes" / "micro_rl.toml"), "--set", f"model.base={folder}"]
+    else:
+        arguments = [verb, str(folder), *options, "--threads", "1"][: None if verb != "play" else -2]
+    assert cli.run(arguments) == 4
+    told = capsys.readouterr().err
+    assert said in told and "chat template" in told and "Traceback" not in told
+
+
 @pytest.mark.parametrize(
     ("name", "reply", "format_", "accuracy"),
     [

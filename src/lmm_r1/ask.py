@@ -9,12 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from jinja2 import TemplateError
-
 from lmm_r1.build import Workshop, base_folder, device_of, evaluate_with
 from lmm_r1.config import PLAYERS, Data, Engine, Evaluate, Model, Recipe, Stage
 from lmm_r1.data.images import ImageStore
-from lmm_r1.errors import CheckpointError, Fault, first_line
 from lmm_r1.evaluation.evaluate import evaluate_player
 from lmm_r1.evaluation.results import blind_findings
 from lmm_r1.evaluation.suites import suite
@@ -129,11 +126,7 @@ def sample_model(
 def prompt_tokens(model: Model, images: ImageStore, problems: Sequence[Problem]) -> list[int]:
     """Tokens of each problem's prompt, pictures included, as the model of a recipe would see them."""
     adapter = make_adapter(base_folder(model.base), images, model)
-    try:
-        return [len(adapter.encode(problem.messages).token_ids) for problem in problems]
-    except TemplateError as error:
-        what = f"the chat template cannot be rendered: {first_line(error)}"
-        raise CheckpointError(Fault(what, file=model.base)) from None
+    return [len(adapter.encode(problem.messages).token_ids) for problem in problems]
 
 
 def settle_for(model: str, asked: Mapping[str, object], **usual: Any) -> Used:

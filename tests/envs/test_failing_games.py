@@ -14,7 +14,7 @@ from lmm_r1.playing import play_game
 from lmm_r1.rollout.scripted import scripted
 from lmm_r1.seams import Step
 from lmm_r1.types import Image, Message, Text
-from tests.sick_game import Doing, Sick, leaves, misuses, raises
+from tests.sick_game import Doing, Sick, leaves, misuses, own, raises
 
 HERE = r"tests/sick_game\.py:\d+"
 
@@ -51,6 +51,7 @@ def played(where: str, doing: Doing, monkeypatch: pytest.MonkeyPatch) -> str:
     [
         (raises, r"ZeroDivisionError: in the game .*"),
         (leaves, r"SystemExit: 0 "),
+        (own, r"OfItsOwn: none of the usual ones "),
         (misuses, r"(PatternError|error): .*"),
     ],
 )
@@ -64,6 +65,18 @@ def test_what_a_game_raises_is_one_line_with_its_place(
         assert "problem train/" in told and "(level " in told
     if where == "step":
         assert "step, turn 2, reply 'dark'" in told
+
+
+@pytest.mark.parametrize("where", ["step", "start", "problem", "player"])
+@pytest.mark.parametrize(("doing", "said"), [(leaves, "SystemExit: 0"), (own, "OfItsOwn: none of the usual ones")])
+def test_the_contract_test_survives_every_exit(
+    doing: Doing, said: str, where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a check that a game ends without a word, with an exit code of the game's own."""
+    monkeypatch.setattr(Sick, "where", where)
+    monkeypatch.setattr(Sick, "doing", staticmethod(doing))
+    assert cli.run(["check", "--env", NAME]) == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,9 @@ def check_game(name: str) -> dict[str, Any]:
     for rule in (_options, _problems, _once, _repeats, _hostile, _players, _gymnasium):
         try:
             faults += [Fault(message, field=rule.__name__[1:]) for message in rule(kind)]
-        except Exception as error:  # noqa: BLE001  a user's game may raise anything: that is a finding
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  a user's game may raise anything: that is a finding
             faults.append(Fault(f"raised {raised(error)}", field=rule.__name__[1:]))
     return _report(faults, 2 if faults else 0)
 

@@ -123,9 +123,9 @@ def draw_problem(kind: Game, options: Any, split: str, seed: int, index: int, pu
 
         try:
             problem = kind.problem(f"{split}/{kind.name}/{seed}/{index}", drawn, options, hold)
-        except LmmR1Error:
+        except (LmmR1Error, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:  # noqa: BLE001  a user's may raise anything; a shipped one has no such level
+        except BaseException as error:  # noqa: BLE001  a user's may raise anything; a shipped one has no such level
             shipped = kind.name in GAMES and isinstance(error, ValueError)
             what = first_line(error) if shipped else raised(error, kind.problem)
             raise RecipeError(f"game '{kind.name}' made no problem of seed {drawn}: {what}") from None
@@ -196,9 +196,9 @@ def _guarded(what: str, problem: Problem, call: Callable[[], Any], called: objec
     """Run a user's code; EngineError for whatever it raises, an attempt to exit included."""
     try:
         return call()
-    except LmmR1Error:
+    except (LmmR1Error, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise EngineError(_failure(what, problem, raised(error, called))) from error
 
 

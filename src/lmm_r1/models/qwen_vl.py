@@ -25,10 +25,9 @@ from lmm_r1.errors import CheckpointError, DataError, Fault, first_line
 from lmm_r1.models.folder_files import folder_faults, processor_of
 from lmm_r1.models.load import load_tokenizer, resolve_folder
 from lmm_r1.models.pictures import PatchGrid, Pixels, normalisation_table, patches_of, resize, rotary_positions
+from lmm_r1.models.reply_opening import RENDERING, opening_of, unrendered
 from lmm_r1.types import Encoded, Image, Int32, Message, Text
 
-#: ChatML's beginning of a turn, and a reply's text that no message holds.
-_TURN, _REPLY = "<|im_start|>", "\ue000reply\ue001"
 _STOPS = ("<|im_end|>", "<|endoftext|>")
 _MEDIA = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 #: Bytes of pixel patches kept, so that a picture is cut once per step rather than once per use.
@@ -60,7 +59,7 @@ class QwenVLAdapter:
     ) -> None:
         """CheckpointError when tokenizer and configuration disagree on the image token."""
         vision = model_config.vision_config
-        self.tokenizer, self.images = tokenizer, images
+        self.tokenizer, self.images, self._folder = tokenizer, images, str(tokenizer.name_or_path)
         self.grid = PatchGrid(
             vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size, min_pixels, max_pixels
         )
@@ -156,7 +155,7 @@ class QwenVLAdapter:
                 {"role": "assistant", "content": [_text(reply_mark)]},
                 *chat,
             ]
-        rendered = str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+        prompt = rendered = self._render(chat, begin_reply=True)
         if reply_mark:
             rendered = rendered.split(reply_mark, 1)[1]
             for stop in _STOPS:  # the reply brought its own
@@ -164,24 +163,17 @@ class QwenVLAdapter:
         ids: list[int] = []
         for piece in self._pieces(rendered, literals):
             ids += self.tokenizer(piece, add_special_tokens=False, verbose=False).input_ids
-        opening = self._opening(chat, rendered)
+        opening = opening_of(self._render, chat, prompt, self._folder)
         return Encoded(self._expand(np.asarray(ids, np.int32), images), tuple(images), opening)
 
-    def _opening(self, chat: list[dict[str, Any]], rendered: str) -> str:
-        """What the template writes behind the mark of the assistant's turn: the beginning of the reply.
-
-        The mark is ChatML's, which no text of a message can spell here. A template with other marks is asked how it
-        writes an assistant's message, and what it does not write there is its beginning of the reply.
-        """
-        _, found, header = rendered.rpartition(_TURN)
-        if found:
-            return header.removeprefix("assistant").removeprefix("\n")
-        asked, mark = [*chat, {"role": "assistant", "content": [_text(_REPLY)]}], self.tokenizer.apply_chat_template
-        before = str(mark(chat, tokenize=False, add_generation_prompt=False))
-        prompt = str(mark(chat, tokenize=False, add_generation_prompt=True))
-        written = str(mark(asked, tokenize=False, add_generation_prompt=False)).partition(_REPLY)[0]
-        header = written.removeprefix(before)
-        return prompt.removeprefix(before).removeprefix(header)
+    def _render(self, chat: Sequence[dict[str, Any]], begin_reply: bool) -> str:
+        """The template's text. CheckpointError when it cannot be rendered."""
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=begin_reply)
+            )
+        except RENDERING as error:
+            raise unrendered(error, self._folder) from None
 
     def _render_inputs(self, messages: Sequence[Message]) -> tuple[list[dict[str, Any]], dict[str, str], list[Image]]:
         """(messages for the template, {mark: spelled control token it stands for}, canonical pictures)."""

@@ -8,6 +8,7 @@ Leaves out: how a stream is tokenised (qwen_vl.py).
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,18 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lmm_r1.errors import CheckpointError, Fault, first_line
 from lmm_r1.models.folder_files import read_object
 
-#: What the templates of the known families write before a reply.
-MARK = "<|im_start|>assistant\n"
+#: ChatML's beginning of a turn, and a reply's text that no message holds.
+_TURN, _REPLY = "<|im_start|>", "\ue000reply\ue001"
+#: What a template that somebody wrote may raise while it is rendered.
+RENDERING = (TemplateError, TypeError, ValueError, KeyError, AttributeError, RecursionError, OverflowError)
 TEMPLATE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
 
 
 def reply_opening(folder: Path, system: str = "") -> tuple[str, Path]:
-    """(what the template puts after the assistant's mark, the template's file); "" for a template with another mark.
+    """(what the template puts after the assistant's mark, the template's file).
 
-    system: of the chat that is rendered, where it has one. CheckpointError when the template cannot be read or rendered.
+    system: of the chat that is rendered, where it has one. CheckpointError when the template cannot be read or rendered, or
+    begins no reply.
     """
     text, path = _template(folder)
     environment = ImmutableSandboxedEnvironment(
@@ -38,12 +42,43 @@ def reply_opening(folder: Path, system: str = "") -> tuple[str, Path]:
     chat = [{"role": role, "content": [{"type": "text", "text": words}]} for role, words in said]
     config = read_object(folder / CONFIG)
     tokens = {name: _token(config.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
-    try:
-        rendered = environment.from_string(text).render(messages=chat, add_generation_prompt=True, **tokens)
-    except (TemplateError, TypeError, ValueError, KeyError, AttributeError, RecursionError, OverflowError) as error:
-        what = f"the chat template cannot be rendered: {first_line(error)}"
-        raise CheckpointError(Fault(what, file=str(path))) from None
-    return rendered.rpartition(MARK)[2] if MARK in rendered else "", path
+    template: list[Any] = []
+
+    def render(messages: Sequence[dict[str, Any]], begin_reply: bool) -> str:
+        try:
+            template[:] = template or [environment.from_string(text)]
+            return str(template[0].render(messages=messages, add_generation_prompt=begin_reply, **tokens))
+        except RENDERING as error:
+            raise unrendered(error, str(path)) from None
+
+    return opening_of(render, chat, render(chat, True), str(path)), path
+
+
+def unrendered(error: BaseException, file: str) -> CheckpointError:
+    """The error for a template that raised one of `RENDERING`."""
+    return CheckpointError(Fault(f"the chat template cannot be rendered: {first_line(error)}", file=file))
+
+
+def opening_of(
+    render: Callable[[Sequence[dict[str, Any]], bool], str], chat: Sequence[dict[str, Any]], prompt: str, file: str
+) -> str:
+    """What the template writes behind the mark of the assistant's turn: the beginning of the reply.
+
+    render: (messages, whether a reply is begun) to text; prompt: what it gives for the chat with a reply begun. The mark is ChatML's, which no text of a message can spell here. A
+    template with other marks is asked how it writes an assistant's message, and what it does not write there is its beginning
+    of the reply. CheckpointError when it writes a mark there, and none where a reply is to begin: the reply would go on in the
+    user's turn.
+    """
+    header = prompt.rpartition(_TURN)[2]
+    if _TURN in prompt and header.startswith("assistant"):
+        return header.removeprefix("assistant").removeprefix("\n")
+    before = render(chat, False)
+    answered = [*chat, {"role": "assistant", "content": [{"type": "text", "text": _REPLY}]}]
+    mark = render(answered, False).partition(_REPLY)[0].removeprefix(before)
+    if prompt == before and mark.partition("<think>")[0].strip():
+        what = f"the chat template begins no reply: it writes {mark[:60]!r} before an assistant's message, and not where one is to begin"
+        raise CheckpointError(Fault(what, file=file, remedy="a template that does so under add_generation_prompt"))
+    return prompt.removeprefix(before).removeprefix(mark)
 
 
 def _template(folder: Path) -> tuple[str, Path]:

@@ -150,7 +150,9 @@ def decide(verifier: Callable[..., Any], request: dict[str, Any]) -> dict[str, A
         found = verifier(problem_of(request["problem"]), request["reply"])
     except MemoryError as error:
         return _failed(f"out of memory: {raised(error, verifier)}")
-    except (Exception, SystemExit) as error:  # noqa: BLE001  someone's verifier: it must not end the process
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  someone's verifier: it must not end the process
         refused = f"; before that it {_refused[0]}" if _refused and not isinstance(error, PermissionError) else ""
         return _failed(raised(error, verifier) + refused)
     try:
