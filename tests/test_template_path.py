@@ -247,3 +247,17 @@ def test_training_pays_the_format_under_such_a_template(name: str, tmp_path: Pat
     records = [json.loads(line) for line in lines.read_text().splitlines()]
     assert all(r["openings"] == ["<think>"] and r["replies"][0].startswith("<think>") for r in records)
     assert 'class="opening"' in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["do_rescale", "do_normalize"])
+def test_a_processor_that_wants_other_pixels_is_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a setting of the folder that is read by nobody, so that the model sees other pixels than it was trained with."""
+    folder = folder_of(tmp_path, "")
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: False}))
+    recipe = str(ROOT / "recipes" / "micro_rl.toml")
+    for arguments in (["sample", str(folder), "--prompt", "?"], ["check", recipe, "--set", f"model.base={folder}"]):
+        assert cli.run(arguments) == 4
+        assert name in capsys.readouterr().err

@@ -173,6 +173,9 @@ def processor_of(folder: Path) -> Processor:
         if name == "image_std" and min(value) <= 0:
             raise wrong(name, "must be three numbers above 0")
         channels[name] = tuple(float(x) for x in value)
+    for name in ("do_rescale", "do_normalize"):
+        if found.get(name) not in (None, True):
+            raise wrong(name, f"is {found[name]!r:.40}, but pictures are always rescaled and normalised here")
     vision = read_model_config(folder).get("vision_config")
     for theirs, ours, usual in _SIZES:
         wanted = vision.get(ours, usual) if isinstance(vision, dict) else usual
