@@ -158,6 +158,16 @@ def test_tables_of_any_spreadsheet(tmp_path: Path, name: str, separator: str, en
     assert problems[0].choices == ("3", "5", "6")
 
 
+@pytest.mark.parametrize("answer", ["0,5", "-12,75"])
+def test_an_answer_with_a_comma_between_semicolons_is_named(answer: str, tmp_path: Path) -> None:
+    """Catches 0,5 kept as a pair: 0.5 would be wrong, and 5,0 paid."""
+    problems, faults = read(wrote(tmp_path, "a.csv", f"question;answer\nHalf?;{answer}\nTwo?;2\n"))
+    assert [p.answer for p in problems] == ["2"]
+    assert [(f.row, f.field) for f in faults] == [(2, "answer")] and "may be one number or two" in faults[0].message
+    kept, _ = read(wrote(tmp_path, "b.csv", f'question,answer\nWhich?,"{answer}"\n'))
+    assert [p.answer for p in kept] == [answer]  # between commas it is what it says
+
+
 @pytest.mark.parametrize(("separator", "head", "first"), [(";", "sep=;\n", 3), ("\t", "sep=\t\n", 3), (",", "", 2)])
 def test_rows_of_a_table_are_numbered_as_an_editor_does(tmp_path: Path, separator: str, head: str, first: int) -> None:
     """Catches a fault that leads to the line above the row."""

@@ -50,6 +50,8 @@ def resolve(path: str) -> Callable[..., Any]:
     module, colon, name = path.partition(":")
     if not colon:
         module, _, name = path.rpartition(".")
+    if not module or not name:
+        raise ValueError(f"{path!r} names no module and function")
     found = getattr(importlib.import_module(module), name)
     if not callable(found):
         raise TypeError(f"{path} is no function")

@@ -2,6 +2,7 @@
 
 The separator is the comma (in .tsv a tab). Where that leaves a header of one column, and exactly one of semicolon, tab
 and comma cuts it into several, it is this one, as spreadsheets of half of Europe write. A first line "sep=;" says it too.
+Who separates by semicolons often writes 0,5 for 0.5: such an answer is a fault of its row, for it could also be two numbers.
 The number of a row is the line of the file where its record begins, as an editor shows it: the header is line 1.
 Left out: which field means what. Format: RFC 4180.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from lmm_r1.data.raw import encodings
 from lmm_r1.errors import DataError, Fault
 
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
+_DECIMAL_COMMA = re.compile(r"\s*[-+−]?\d+,\d+\s*")
 _LONGEST = 8 * 1024 * 1024  # characters of a line
 
 
@@ -38,7 +41,18 @@ def rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | Fault]]:
             first = text.readline(_LONGEST)
         separator = said if skipped else _separator(first, "\t" if path.suffix.lower() == ".tsv" else ",")
         following = iter(lambda: text.readline(_LONGEST), "")
-        yield from _records(csv.reader(_lines(first, following), delimiter=separator), path, skipped)
+        found = _records(csv.reader(_lines(first, following), delimiter=separator), path, skipped)
+        yield from (_one_number(path, *row) for row in found) if separator == ";" else found
+
+
+def _one_number(path: Path, number: int, row: Mapping[str, Any] | Fault) -> tuple[int, Mapping[str, Any] | Fault]:
+    """The row, or a fault where its answer has a comma between two runs of digits."""
+    answer = "" if isinstance(row, Fault) else row.get("answer") or ""
+    if not _DECIMAL_COMMA.fullmatch(answer):
+        return number, row
+    what = f"{answer.strip()!r} in a file with semicolons may be one number or two"
+    remedy = f"write {answer.strip().replace(',', '.')} for one, ({answer.strip().replace(',', ', ')}) for two"
+    return number, Fault(what, str(path), number, "answer", remedy)
 
 
 def _lines(first: str, following: Iterator[str]) -> Iterator[str]:
