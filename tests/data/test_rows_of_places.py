@@ -105,6 +105,8 @@ def test_preparing_scales_the_golds_of_pictures_that_it_shrinks(tmp_path: Path, 
         {"question": "Where is it?", "answer": [20, 10, 40, 30], "verifier": "boxes", "meta": {"iou": 0.7}},
         {"question": "Give the bounding box of the square.", "answer": "(20, 10), (40, 30)"},
         {"question": "Its bbox, please.", "answer": [20, 10, 40, 30]},
+        {"question": "Where is the square?", "answer": "[20, 10, 40, 30]"},
+        {"question": "Locate the square.", "answer": [20, 10, 40, 30]},
     ],
 )
 def test_rows_of_ones_own_ask_for_boxes(tmp_path: Path, row: dict[str, Any]) -> None:

@@ -75,6 +75,10 @@ _OF_MATHEMATICS = re.compile(
     re.IGNORECASE,
 )
 _BOX_ASKED = re.compile(r"\b(?:bounding[ -]?box|bbox)", re.IGNORECASE)
+#: Questions about a picture whose four numbers are a place in it, though no box is named.
+_PLACE_ASKED = re.compile(
+    r"\b(?:where|locate|locali[sz]e|location|position|region|detect|pixels?|corners?|box)\b", re.IGNORECASE
+)
 _LETTER = re.compile(r"[A-J]")
 _GEOMETRIC = re.compile(
     r"\b(?:triangles?|circles?|angles?|quadrilaterals?|parallelograms?|rectangles?|rhombus|trapezoids?|polygons?|"
@@ -147,15 +151,20 @@ def unified(row: Row, number: int, put: Put) -> Problem:
     """
     options = choices(row, named(row, "choices", "options"))
     question = filled(row, "question")
-    in_numbers = row.get("verifier") == BOXES or _BOX_ASKED.search(question)
-    gold, working = (place_gold(row), "") if in_numbers else worked(row)
+    images = pictures(row, named(row, "image", "images"), put)
+    in_numbers = (
+        row.get("verifier") == BOXES or _BOX_ASKED.search(question) or (images and _PLACE_ASKED.search(question))
+    )
+    placed = (
+        in_numbers and not options and (isinstance(row.get("answer"), list) or len(numbers(answer(row)) or ()) == 4)
+    )
+    gold, working = (place_gold(row), "") if placed else worked(row)
     if options and gold.isdecimal() and int(gold) <= len(options) and gold not in options:
         what = f"{gold} is none of the {len(options)} options: a position may count from 0 or from 1"
         raise DataError(Fault(what, field="answer", remedy="give the option's letter, or its text"))
-    images = pictures(row, named(row, "image", "images"), put)
     source = string(row, "source", "")
     geometric = any(word in source.casefold() for word in ("geo", "unigeo"))
-    by_gold = "choice" if options or _LETTER.fullmatch(gold) else judged(gold, question)[0]
+    by_gold = "choice" if options or _LETTER.fullmatch(gold) else BOXES if placed else judged(gold, question)[0]
     return Problem(
         id=identity(row, number),
         messages=(Message("user", place(with_options(question, options or ()), images, "question")),),
