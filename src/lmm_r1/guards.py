@@ -189,11 +189,15 @@ def guard_learned(run: Guarded, records: Sequence[Mapping[str, Any]], digests: t
     why = "every gradient was 0" if not moved else "the weights are those of its start to the last bit"
     if groups:
         why += f"; of {groups} sampled groups {discarded} were discarded for equal rewards and {kept} kept"
+    remedy = "problems that are solved sometimes, more rollout.siblings or max_new_tokens"
     if steps and (never := steps[-1].get("rows/never_solved")) is not None:
         why += f"; {int(never)} of {int(steps[-1]['rows/seen'])} rows were never solved"
+        remedy = remedy if never else "problems that are harder: every row was solved"
+    if moved:
+        remedy = "a higher update.lr: the steps were too small for the weights' digits"
     raise NumericError(
         Fault(
             f"{run.name} made no update in {len(steps)} steps: {why}. It is not exported",
-            remedy="problems that are solved sometimes, more rollout.siblings or max_new_tokens; the conditions of the stage say more",
+            remedy=f"{remedy}; the conditions of the stage say more",
         )
     )
