@@ -319,7 +319,7 @@ def scale(folder: Path) -> Path:
 
 def reword(folder: Path) -> Path:
     template = folder / "chat_template.jinja"
-    template.write_text(template.read_text().replace("assistant", "Assistant"))
+    template.write_text("{# reworded #}" + template.read_text())
     return template
 
 
