@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,10 +56,10 @@ def test_two_stages_give_the_local_trainers_weights(
     kept = ImageStore()
     update = RayTrainer.update
 
-    def recording(self: RayTrainer, samples: list[Sample], algorithm: Algorithm) -> dict[str, float]:
+    def recording(self: RayTrainer, samples: list[Sample], algorithm: Algorithm, **more: Any) -> dict[str, float]:
         for image in (image for sample in samples for image in sample.rollout.images):
             kept.put(self._images.get(image.sha))
-        metrics = update(self, samples, algorithm)
+        metrics = update(self, samples, algorithm, **more)
         learned.append((list(samples), metrics))
         return metrics
 
