@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from lmm_r1.rewards.extract import MAX_ANSWER, Extracted, extract, last_box
+from lmm_r1.rewards.extract import MAX_ANSWER, Extracted, extract, last_span
+
+
+def last_box(text: str) -> str | None:
+    """The inside of the last box."""
+    found = last_span(text)
+    return None if found is None else text[found[0] : found[1]]
 
 
 @pytest.mark.parametrize(
@@ -58,3 +64,9 @@ def test_boxes_in_great_number_are_one_pass() -> None:
     assert last_box("\\boxed{" * 40_000) is None
     assert last_box("\\boxed{2}" * 10_000) == "2"
     assert last_box("{" * 40_000 + "}" * 40_000) is None
+
+
+@pytest.mark.parametrize("text", ["\\boxed{7\\}", "\\boxed{x=7\\}"])
+def test_an_escaped_brace_closes_no_box(text: str) -> None:
+    """Catches a box that was cut off and is read as a whole one."""
+    assert extract(text).reason == "no_answer"

@@ -64,14 +64,8 @@ def outside_thoughts(reply: str) -> str | None:
         at = closed + len(_THOUGHT)
 
 
-def last_box(text: str) -> str | None:
-    """The inside of the last \\boxed{...} whose braces balance (the outer one of nested boxes), or None."""
-    found = _last_span(text)
-    return None if found is None else text[found[0] : found[1]]
-
-
-def _last_span(text: str) -> tuple[int, int] | None:
-    """Where the inside of the last box begins and ends."""
+def last_span(text: str) -> tuple[int, int] | None:
+    """Where the inside of the last \\boxed{...} whose braces balance begins and ends (the outer one of nested boxes), or None."""
     opened: list[int | None] = []  # per open brace: where the inside of a box begins, None for other braces
     found: tuple[int, int] | None = None
     first = text.find("\\boxed")
@@ -93,9 +87,9 @@ def _last_span(text: str) -> tuple[int, int] | None:
 def _from_box(text: str) -> Extracted | None:
     """What the last box holds, with the unit beside it; "ambiguous" when the words beside it deny it or name another answer."""
     bare = text.strip()
-    if bare.startswith("\\boxed{") and bare.endswith("}") and "{" not in (inside := bare[7:-1]) and "}" not in inside:
-        return _checked(inside, "")  # the usual one: alone, without braces of its own
-    found = _last_span(text)
+    if bare.startswith("\\boxed{") and bare.endswith("}") and not set("{}\\") & set(inside := bare[7:-1]):
+        return _checked(inside, "")  # the usual one: alone, without braces or commands of its own
+    found = last_span(text)
     if found is None:
         return None
     start, end = found
